@@ -1,0 +1,49 @@
+# make demo    from shipped weights to masks on a real cine, in out/demo (no torch)
+# make test    everything installed, then the tests; PYTEST_ARGS="-m 'not slow'" for the quick ones
+# make check   lint, format and types
+# make clean   removes the environment, caches and out/
+#
+# make PYTHON=python3.12 ... takes another interpreter, make QUIET= ... shows what pip says.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+QUIET ?= -qq
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check clean
+
+demo: .venv/.demo
+	$(BIN)/ssmt-edge demo --out out/demo
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: an environment is filled again only after the packages it takes have changed.
+.venv/.demo: .venv/.made pyproject.toml constraints.txt
+	@echo "Installing ssmt-edge and what building an engine takes (no torch); the download is the longest part ..."
+	@$(INSTALL) -e '.[export]'
+	@touch $@
+
+.venv/.dev: .venv/.made pyproject.toml constraints.txt
+	@echo "Installing ssmt-edge with torch, OpenVINO and the development tools; this takes some minutes ..."
+	@$(INSTALL) -e '.[train,export,openvino,dev]'
+	@touch $@
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "error: $(PYTHON) is missing or older than Python 3.10; name another one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "Making the environment .venv with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	    echo "error: $(PYTHON) cannot make an environment (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,182 @@
+"""Times an engine on frames, stage by stage, in the order in which one frame passes through the product."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmt_edge.errors import SourceError
+from ssmt_edge.phantom import phantom
+from ssmt_edge.segment import Job, Segmenter
+from ssmt_edge.sources import Frame, open_source
+
+STAGES = ("decode", "preprocess", "infer", "postprocess")
+PERCENTILES = (50, 90, 95, 99, 99.9)
+
+WINDOW = 10
+MAX_WARMUP_FRAMES = 200
+MAX_WARMUP_SECONDS = 20.0
+WARMUP_RULE = (
+    f"frames are run and thrown away until the median of {WINDOW} frames lies within 5 % of that of the {WINDOW} "
+    f"before, at most {MAX_WARMUP_FRAMES} frames or {MAX_WARMUP_SECONDS:.0f} s"
+)
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """What was measured after the warm-up; all times in milliseconds, float64 [N], in the order of the frames."""
+
+    end_to_end_ms: NDArray[np.float64]
+    """from the request for a frame to its mask in the frame's own pixels"""
+    stages_ms: dict[str, NDArray[np.float64]]
+    """the same time split into `STAGES`; without `decode` when the frames lay in memory"""
+    first_ms: float
+    """from the first request for a frame to the first mask, cold: with opening the source and looking ahead in it"""
+    warmup_frames: int
+    steady: bool
+    """whether the warm-up ended because latency was steady; False when it was given up"""
+
+    @property
+    def throughput(self) -> float:
+        """Frames per second, one after the other in one thread."""
+        return 1e3 * len(self.end_to_end_ms) / float(self.end_to_end_ms.sum())
+
+
+def measure(segmenter: Segmenter, uri: str | None, iterations: int) -> Latencies:
+    """Runs frames one after the other through all stages: a warm-up by `WARMUP_RULE`, then `iterations` timed ones.
+
+    Args:
+        uri: a source to decode frames from, over and over; None for phantoms held in memory.
+
+    Raises:
+        SourceError: the source cannot be opened or holds no frame.
+    """
+    with closing(jobs(uri)) as supply:
+        located = segmenter.locate(supply)  # finds the scan area once a stream, outside the stages
+
+        def step() -> tuple[float, dict[str, float]]:
+            job = next(located)
+            start = perf_counter()
+            result = segmenter.postprocess(segmenter.infer(segmenter.preprocess(job)))
+            return result.stages_ms.get("decode", 0.0) + 1e3 * (perf_counter() - start), result.stages_ms
+
+        start = perf_counter()
+        step()
+        first_ms = 1e3 * (perf_counter() - start)
+        warmup_frames, steady = warm_up(lambda: step()[0])
+        steps = [step() for _ in range(iterations)]
+    stages = {stage: np.array([spans[stage] for _, spans in steps]) for stage in STAGES if stage in steps[0][1]}
+    return Latencies(np.array([total for total, _ in steps]), stages, first_ms, 1 + warmup_frames, steady)
+
+
+def warm_up(step: Callable[[], float]) -> tuple[int, bool]:
+    """Repeats `step`, which returns milliseconds, by `WARMUP_RULE`.
+
+    Returns:
+        steps taken, and whether latency became steady.
+    """
+    times: list[float] = []
+    give_up = perf_counter() + MAX_WARMUP_SECONDS
+    while len(times) < MAX_WARMUP_FRAMES and perf_counter() < give_up:
+        times.append(step())
+        if len(times) >= 2 * WINDOW:
+            before, now = median(times[-2 * WINDOW : -WINDOW]), median(times[-WINDOW:])
+            if abs(now - before) <= 0.05 * before:
+                return len(times), True
+    return len(times), False
+
+
+def jobs(uri: str | None) -> Generator[Job, None, None]:
+    """Frames without end as jobs for a `Segmenter`; close the iterator to close the source.
+
+    A file is opened again at its end. Opening it, and the first frame after that, are left out, since a stream is
+    opened once; only a source of a single frame is timed with its opening. Phantoms (`uri` None) are made before the
+    first one is handed on and have no `decode` stage.
+    """
+    if uri is not None:
+        return _decoded(uri)
+    return (Job(frame, perf_counter(), {}) for frame in cycle(_phantoms()))
+
+
+@cache
+def _phantoms() -> list[Frame]:
+    return [Frame(i, 0.0, phantom(np.random.default_rng(i), size=(384, 512)).image) for i in range(8)]
+
+
+def _decoded(uri: str) -> Generator[Job, None, None]:
+    while True:
+        opening = perf_counter()
+        with open_source(uri) as source:
+            frames = iter(source)
+            first = next(frames, None)
+            if first is None:
+                raise SourceError(f"{uri} holds no frame; give --source a video, a DICOM cine or a folder of images")
+            opened = perf_counter()
+            alone = True
+            while True:
+                start = perf_counter()
+                frame = next(frames, None)
+                decoded = perf_counter()
+                if frame is None:
+                    break
+                alone = False
+                yield Job(frame, decoded, {"decode": 1e3 * (decoded - start)})
+            if alone:
+                yield Job(first, perf_counter(), {"decode": 1e3 * (opened - opening)})
+
+
+def summary(times_ms: NDArray[np.float64]) -> dict[str, float]:
+    """`p50` .. `p99.9`, `max`, `mean`, `sd` of times [N] in milliseconds.
+
+    A percentile is the smallest measured value that so many per cent of the values do not exceed: nothing is
+    interpolated, so that the tail is never smoothed away (with fewer than 1000 values p99.9 is the maximum).
+    """
+    ordered = np.sort(times_ms)
+    # in tenths of a per cent, because 0.999 x 1000 is not 999 in floating point
+    ranks = {f"p{p:g}": -(-len(ordered) * round(10 * p) // 1000) for p in PERCENTILES}
+    return {name: float(ordered[rank - 1]) for name, rank in ranks.items()} | {
+        "max": float(times_ms.max()),
+        "mean": float(times_ms.mean()),
+        "sd": float(times_ms.std()),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Starts the peak of resident memory anew where the system allows it (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:  # then the peak is that of the whole process, an upper bound
+        pass
+
+
+def resident_mib() -> float | None:
+    """Memory that this process holds now, MiB; None where the system does not tell."""
+    return _status_mib("VmRSS")
+
+
+def peak_resident_mib() -> float:
+    """Most memory that this process held since the last reset, MiB."""
+    peak = _status_mib("VmHWM")
+    if peak is not None:
+        return peak
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _status_mib(field: str) -> float | None:
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith(field + ":")), None)

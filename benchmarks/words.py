@@ -1,0 +1,69 @@
+"""The report in words: verdict, cautions, conditions; shared by the terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def answer(report: dict[str, Any], engine: dict[str, Any]) -> str:
+    """One engine's verdict in a sentence."""
+    fps, budget = report["asked"]["fps"], report["asked"]["budget_ms"]
+    came = f"{engine['throughput_fps']:.1f} frames/s, p99 {engine['end_to_end_ms']['p99']:.2f} ms"
+    limits = ((fps, "{:g} frames/s"), (budget, "p99 within {:g} ms"))
+    asked = [text.format(limit) for limit, text in limits if limit is not None]
+    if not asked:
+        return f"{engine['name']}: {came}"
+    met = "meets" if engine["verdict"] == "yes" else "misses"
+    return f"{engine['name']} {met} {' and '.join(asked)}: {came}"
+
+
+def warnings(report: dict[str, Any]) -> list[str]:
+    """What makes the numbers less than sound, a sentence each."""
+    found = [
+        f"{engine['name']}: latency had not become steady when the warm-up was given up after "
+        f"{engine['warmup']['frames']} frames"
+        for engine in report["engines"]
+        if not engine["warmup"]["steady"]
+    ]
+    where = report["environment"]
+    if where["load_average"] and where["load_average"][0] > 0.25 * where["logical_cores"]:
+        found.append(
+            f"the machine was not idle before the run (load average {where['load_average'][0]:.2f} over one minute)"
+        )
+    if where["governor"] not in (None, "performance"):
+        found.append(f"the clock may vary (governor {where['governor']})")
+    return found
+
+
+def ratios(comparison: dict[str, Any]) -> list[str]:
+    """How each engine compares with every other contender, a line each, with the 95 % interval."""
+    return [
+        f"{row['engine']} is {row['ratio']:.2f} x as fast as {row['against']} "
+        f"({row['interval'][0]:.2f} to {row['interval'][1]:.2f})"
+        for row in comparison["ratios"]
+    ]
+
+
+def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Under what the numbers were taken: (name, value) for a table; what the machine does not tell is left out."""
+    where, settings = report["environment"], report["settings"]
+    governor = f", governor {where['governor']}" if where["governor"] else ""
+    clock = f"{where['clock_mhz']:.0f} MHz{governor}" if where["clock_mhz"] else where["governor"]
+    quota = f", {where['cpu_quota']:g} of them granted" if where["cpu_quota"] else ""
+    before, after = where["load_average"], where["load_average_after"]
+    rows = [
+        ("frames from", str(settings["source"])),
+        ("timed", f"{settings['frames']} frames, one after the other, batch {settings['batch']}"),
+        ("threads", str(settings["threads"])),
+        ("processor", where["cpu"]),
+        ("cores", f"{where['cores']} physical, {where['logical_cores']} logical{quota}"),
+        ("instruction sets", ", ".join(where["cpu_flags"])),
+        ("clock at the start", clock),
+        ("memory", f"{where['memory_gib']:g} GiB" if where["memory_gib"] else None),
+        *(("GPU", ", ".join(gpu.values())) for gpu in where["gpu"]),
+        ("load, 1 minute", f"{before[0]:.2f} before, {after[0]:.2f} after" if before and after else None),
+        ("system", where["os"]),
+        ("Python", where["python"]),
+        ("packages", ", ".join(f"{name} {version}" for name, version in where["packages"].items())),
+    ]
+    return [(name, value) for name, value in rows if value]

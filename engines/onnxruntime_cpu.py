@@ -1,0 +1,133 @@
+"""ONNX Runtime on any CPU: the backend that needs nothing but pip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engines.device import cpu_device
+from ssmt_edge.errors import CalibrationError, EngineError, UsageError
+from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
+
+if TYPE_CHECKING:  # building needs onnx, running does not
+    from engines.calibrate import Calibration
+    from engines.graph import Graph
+
+MODEL_FILE = "model.onnx"
+
+
+class OnnxRuntimeEngine:
+    """An ONNX graph in an inference session; see `ssmt_edge.spec.Engine`."""
+
+    def __init__(self, session: ort.InferenceSession, spec: ModelSpec, max_batch: int) -> None:
+        self._session: ort.InferenceSession | None = session
+        self._names = [o.name for o in session.get_outputs()]
+        self._spec, self._max_batch = spec, max_batch
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def max_batch(self) -> int:
+        return self._max_batch
+
+    def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        if self._session is None:
+            raise EngineError("the engine is closed; open it again")
+        size = self._spec.input_size
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (1, size, size):
+            raise EngineError(
+                f"frames of shape {frames.shape} and {frames.dtype}, expected uint8 [N, 1, {size}, {size}]"
+            )
+        if not 1 <= len(frames) <= self._max_batch:
+            raise EngineError(f"batch of {len(frames)} frames, expected 1 to {self._max_batch}")
+        return dict(zip(self._names, self._session.run(self._names, {"frame": frames}), strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def version() -> str:
+    return str(ort.__version__)
+
+
+def device() -> Device:
+    return cpu_device()
+
+
+def build(graph: Graph, precision: Precision, calibration: Calibration | None, folder: Path) -> None:
+    """Writes `model.onnx` for this CPU.
+
+    Raises:
+        UsageError: fp16, which CPUs here compute as FP32.
+        CalibrationError: int8 without calibration, or with one that does not fit the graph.
+    """
+    import onnx
+
+    from engines.precision import quantise_for_cpu
+
+    if precision == "fp16":
+        raise UsageError("fp16 engines are for GPUs: ONNX Runtime computes half precision in FP32; use fp32 or int8")
+    model = graph.model
+    if precision == "int8":
+        if calibration is None:
+            raise CalibrationError("an int8 engine needs calibration ranges; give frames of ultrasound")
+        model = quantise_for_cpu(graph, calibration, cpu_device().instruction_set)
+    onnx.save(model, str(folder / MODEL_FILE))
+
+
+def session_options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
+    """Options for one stream.
+
+    Args:
+        threads: of one operator; None for one per core that this process may use.
+        optimise: fuse and reorder; the reference runs the graph as it is written.
+    """
+    options = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads or available_cores()
+    options.log_severity_level = 3  # errors only: warnings about unused initialisers are not the user's business
+    return options
+
+
+def available_cores() -> int:
+    """Cores that this process may run on (a container or taskset may allow fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open(folder: Path, manifest: EngineManifest, threads: int | None = None) -> OnnxRuntimeEngine:
+    """Opens the engine of a folder whose digests were checked.
+
+    Raises:
+        EngineError: ONNX Runtime cannot load the file.
+    """
+    try:
+        session = ort.InferenceSession(str(folder / MODEL_FILE), session_options(threads), ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base but Exception
+        reason = str(error).strip().partition("\n")[0]
+        raise EngineError(f"{folder / MODEL_FILE} cannot be loaded: {reason}; build the engine again") from None
+    return OnnxRuntimeEngine(session, manifest.spec, manifest.max_batch)
+
+
+def open_graph(graph: Graph, threads: int | None = None) -> OnnxRuntimeEngine:
+    """A graph in memory, node by node as written: the FP32 reference that engines are compared with."""
+    options = session_options(threads, optimise=False)
+    session = ort.InferenceSession(graph.model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return OnnxRuntimeEngine(session, graph.spec, graph.max_batch)

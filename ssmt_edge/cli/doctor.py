@@ -1,0 +1,204 @@
+"""`ssmt-edge doctor`: what this machine can do, and what is missing for the rest."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+# import name -> name on the package index of what every installation has; the extras' are in ssmt_edge.packages
+BASE = {
+    "numpy": "numpy",
+    "cv2": "opencv-python-headless",
+    "onnxruntime": "onnxruntime",
+    "pydicom": "pydicom",
+    "PIL": "pillow",
+    "pylibjpeg": "pylibjpeg",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "av": "av",
+    "typer": "typer",
+    "rich": "rich",
+}
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what this machine can do, and what is missing for the rest."""
+    from ssmt_edge.errors import VerdictNo
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_table(found)
+    if broken := [package["name"] for package in found["base"] if package["problem"]]:
+        raise VerdictNo(f"{', '.join(broken)}: missing or broken; install ssmt-edge again: pip install ssmt-edge")
+
+
+def examine() -> dict[str, Any]:
+    """What this machine has, as JSON values.
+
+    Keys: `ssmt_edge`, `python` (versions), `os`, `base` and `extras` (lists of {name, version, extra, problem}; version
+    None: not installed; problem: one line, or None), `cpu` {name, threads, instruction_set}, `gpus` (list of {name,
+    compute_capability}), `tensorrt` {version, missing (list of lines; empty: ready)}, `weights` {file: bytes},
+    `opencv_gstreamer` (bool; None: OpenCV does not work).
+    """
+    import platform
+
+    from ssmt_edge import __version__
+    from ssmt_edge.packages import EXTRAS
+
+    gpus = _gpus()
+    return {
+        "ssmt_edge": __version__,
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "base": [_base_package(module, name) for module, name in BASE.items()],
+        "extras": [_extra_package(module, extra) for module, extra in EXTRAS.items()],
+        "cpu": _cpu(),
+        "gpus": gpus,
+        "tensorrt": _tensorrt(gpus),
+        "weights": _weights(),
+        "opencv_gstreamer": _gstreamer(),
+    }
+
+
+def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _import(module: str) -> tuple[Any, str | None]:
+    """The imported module, or None and one line that says why not."""
+    import importlib
+
+    try:
+        return importlib.import_module(module), None
+    except ModuleNotFoundError as error:
+        return None, f"{error.name} is not installed"
+    except Exception as error:  # a broken installation fails in any way: a missing library, a clash of versions
+        return None, " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _base_package(module: str, name: str) -> dict[str, Any]:
+    found, problem = _import(module)
+    # OpenCV on a Jetson comes with the system, of which pip knows nothing
+    version = _version(name) or getattr(found, "__version__", None)
+    return {"name": name, "version": version, "extra": None, "problem": problem}
+
+
+def _extra_package(module: str, extra: str) -> dict[str, Any]:
+    """Without an import, which takes seconds for some."""
+    from importlib.util import find_spec
+
+    installed = find_spec(module) is not None
+    problem = None if installed else f"pip install 'ssmt-edge[{extra}]'"
+    return {"name": module, "version": _version(module) if installed else None, "extra": extra, "problem": problem}
+
+
+def _cpu() -> dict[str, Any]:
+    import os
+
+    device, problem = _import("engines.device")  # not under `needs`: a doctor has to work where numpy is broken
+    cpu = {} if problem else vars(device.cpu_device())
+    return {
+        "name": cpu.get("name"),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_set": cpu.get("instruction_set"),
+    }
+
+
+def _gpus() -> list[dict[str, str]]:
+    """NVIDIA GPUs as the driver's own library tells them, on Jetsons as well; empty without driver or GPU."""
+    import ctypes
+
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count = ctypes.c_int(0)
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    gpus = []
+    for device in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        cuda.cuDeviceGetName(name, len(name), device)
+        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # COMPUTE_CAPABILITY_MAJOR
+        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # COMPUTE_CAPABILITY_MINOR
+        capability = f"{major.value}.{minor.value}"
+        gpus.append({"name": name.value.decode(errors="replace"), "compute_capability": capability})
+    return gpus
+
+
+def _tensorrt(gpus: list[dict[str, str]]) -> dict[str, Any]:
+    library, library_problem = _import("tensorrt")
+    _, pycuda_problem = _import("pycuda.driver")
+    missing = []
+    if library_problem:
+        missing.append(f"TensorRT for Python (on a Jetson JetPack brings it): {library_problem}")
+    if not gpus:
+        missing.append("an NVIDIA GPU: the driver is not installed, or finds none")
+    if pycuda_problem:
+        missing.append(f"PyCUDA (pip builds it with nvcc of the CUDA toolkit): {pycuda_problem}")
+    return {"version": getattr(library, "__version__", None), "missing": missing}
+
+
+def _weights() -> dict[str, int]:
+    from pathlib import Path
+
+    folder = Path(__file__).resolve().parent.parent / "weights"
+    files = sorted(path for path in folder.glob("*") if path.suffix in {".onnx", ".safetensors"})
+    return {path.name: path.stat().st_size for path in files}
+
+
+def _gstreamer() -> bool | None:
+    cv2, problem = _import("cv2")
+    if problem:
+        return None
+    lines = [line.split() for line in cv2.getBuildInformation().splitlines()]
+    return any(words[:2] == ["GStreamer:", "YES"] for words in lines)
+
+
+def _print_table(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=f"ssmt-edge {found['ssmt_edge']} on {found['os']}", title_justify="left")
+    table.add_column("what", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    table.add_column("what to do for more", overflow="fold")
+
+    def row(what: str, value: object, advice: str | None = None) -> None:
+        table.add_row(escape(what), escape(str(value or "-")), escape(advice or ""))
+
+    row("Python", found["python"])
+    for package in found["base"]:
+        row(package["name"], package["version"], package["problem"])
+    table.add_section()
+    for package in found["extras"]:
+        row(f"{package['name']} [{package['extra']}]", package["version"], package["problem"])
+    table.add_section()
+    cpu = found["cpu"]
+    row("CPU", f"{cpu['name']}, {cpu['threads']} threads, {cpu['instruction_set']}")
+    gpus = [f"{gpu['name']} (compute capability {gpu['compute_capability']})" for gpu in found["gpus"]]
+    row("NVIDIA GPU", ", ".join(gpus))
+    missing = found["tensorrt"]["missing"]
+    row("TensorRT", "not ready" if missing else f"{found['tensorrt']['version']}, ready", "\n".join(missing))
+    table.add_section()
+    weights = [f"{name} ({size / 1e6:.1f} MB)" for name, size in found["weights"].items()]
+    row("shipped weights", ", ".join(weights), None if weights else "install ssmt-edge again")
+    gstreamer = found["opencv_gstreamer"]
+    row(
+        "GStreamer in OpenCV",
+        "yes" if gstreamer else "no",
+        None if gstreamer else "only an OpenCV built with it has it, like JetPack's; the one from pip has not",
+    )
+    Console().print(table)

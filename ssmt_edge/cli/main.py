@@ -1,0 +1,26 @@
+"""The table of verbs. Handlers import what they need when they run, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+import typer
+
+from ssmt_edge.cli import bench, build, data, demo, doctor, evaluate, run, train
+
+app = typer.Typer(
+    name="ssmt-edge",
+    help="Thyroid ultrasound from labelled images to a verified engine on a live probe. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.add_typer(data.app, name="data")
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(build.export)
+app.command("build-engine")(build.build_engine)
+app.command()(build.verify)
+app.command()(run.run)
+app.command()(bench.bench)
+app.command()(doctor.doctor)

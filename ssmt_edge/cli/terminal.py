@@ -1,0 +1,30 @@
+"""What verbs print: progress lines on stderr, results on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from rich.console import Console
+from rich.table import Table
+
+
+@cache
+def errors() -> Console:
+    """The console for everything that is not the result."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(line: str) -> None:
+    """A progress line."""
+    errors().print(line, markup=False, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A result table on stdout; the first column is text, the others are numbers."""
+    made = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        made.add_row(*row)
+    Console(highlight=False).print(made)

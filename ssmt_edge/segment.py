@@ -1,0 +1,258 @@
+"""Where a frame becomes a mask: region, network input, inference, mask, measurements.
+
+`Segmenter.__call__` shows the whole way for one frame; `pipeline.stream` runs the same steps in threads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmt_edge.errors import EngineError, SourceError, UsageError
+from ssmt_edge.evaluate import threshold_level
+from ssmt_edge.geometry import Gray, Roi, input_roi, to_frame, to_gray, to_input
+from ssmt_edge.measure import Nodule, measure
+from ssmt_edge.packages import needs
+from ssmt_edge.sources import Frame
+from ssmt_edge.spec import Engine
+from ssmt_edge.timing import timed
+
+LOOK_AHEAD = 8
+"""frames of a stream from which the scan area is found"""
+
+SPECK = 16
+"""pieces of a mask smaller than so many of the network's own pixels are not measured"""
+
+RoiChoice = Roi | Literal["auto", "full"]
+
+
+@dataclass
+class Result:
+    """What one frame gave. Arrays have the frame's own size; H and W are its height and width."""
+
+    frame: int
+    """index in the stream, from 0"""
+    t_source_ms: float
+    """time since the first frame by the source's clock"""
+    pixels: NDArray[np.uint8]
+    """the frame as it came: gray [H, W] or RGB [H, W, 3], 0..255"""
+    mask: NDArray[np.bool_]
+    """[H, W], True where the nodule's probability reaches the threshold"""
+    probability: Gray
+    """uint8 [H, W], probability x 255; 0 outside `roi`"""
+    nodules: list[Nodule]
+    """connected pieces of `mask`, largest first, without specks (fewer than SPECK of the network's pixels)"""
+    size: float | None
+    """the network's own estimate of the nodule's share of `roi`, 0..1; None if it was not trained for it"""
+    roi: Roi
+    """the part of the frame that the network saw"""
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    """wall time of `decode` (0 for an array), `preprocess`, `infer` and `postprocess`, without waiting between them"""
+    latency_ms: float = 0.0
+    """from the moment the source handed the frame over, decoded, to this result, waiting in queues included"""
+    dropped_before: int = 0
+    """frames left out since the last result; always 0 for files"""
+
+    def record(self) -> dict[str, Any]:
+        """The result as one JSON line, without arrays; mm are null where the spacing is unknown."""
+        names = ("area_px", "area_mm2", "long_mm", "short_mm", "long_px", "short_px", "bbox", "probability")
+        nodules = [{name: getattr(nodule, name) for name in names} for nodule in self.nodules]
+        for nodule in nodules:
+            nodule["bbox"] = list(nodule["bbox"])
+            nodule.update({k: round(v, 3) for k, v in nodule.items() if isinstance(v, float)})
+        return {
+            "frame": self.frame,
+            "t_source_ms": round(self.t_source_ms, 3),
+            "latency_ms": round(self.latency_ms, 3),
+            "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
+            "dropped_before": self.dropped_before,
+            "nodules": nodules,
+        }
+
+
+@dataclass
+class Job:
+    """A frame on its way to a result; each step fills in its part."""
+
+    frame: Frame
+    handed_over: float
+    """time.perf_counter() when the source had decoded it"""
+    stages_ms: dict[str, float]
+    roi: Roi | None = None
+    inputs: Gray | None = None
+    """[1, 1, S, S]"""
+    outputs: dict[str, NDArray[Any]] | None = None
+
+
+class Segmenter:
+    """An engine together with the choices that turn its output into a result.
+
+    Args:
+        engine: an opened engine; the segmenter does not copy it, so one thread at a time.
+        roi: `full`, a region, or `auto`: the region that the frame's file declares (DICOM), else the scan area
+            (the full frame for a network trained on full frames).
+        mm_per_pixel: spacing in x and y, > 0; overrides what the source says.
+        threshold: on the probability, 0..1; by default the spec's.
+
+    Raises:
+        UsageError: `mm_per_pixel` or `threshold` out of range.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        roi: RoiChoice = "auto",
+        mm_per_pixel: float | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        if mm_per_pixel is not None and not (mm_per_pixel > 0 and math.isfinite(mm_per_pixel)):
+            raise UsageError(f"mm per pixel is {mm_per_pixel}, expected a finite value > 0, e.g. 0.07")
+        if threshold is not None and not 0 < threshold < 1:
+            raise UsageError(f"threshold is {threshold}, expected a value between 0 and 1")
+        self.engine = engine
+        self.roi: RoiChoice = roi
+        self.mm_per_pixel = mm_per_pixel
+        self.threshold = engine.spec.threshold if threshold is None else threshold
+        self._level = threshold_level(self.threshold)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Result:
+        """One frame, uint8 gray [H, W] or RGB [H, W, 3] of any size, on its own: nothing is kept between calls.
+
+        Raises:
+            SourceError: not such an array.
+            UsageError: the region lies outside the frame.
+            EngineError: the engine failed or returned something else than it must.
+        """
+        job = Job(Frame(0, 0.0, pixels), time.perf_counter(), {"decode": 0.0})
+        (job,) = self.locate([job])
+        return self.postprocess(self.infer(self.preprocess(job)))
+
+    def locate(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Gives every job its region; one scan area holds for a stream until the frame's size changes.
+
+        The scan area is found from the first LOOK_AHEAD frames together, because a single frame may be dark: so many
+        jobs are read before the first one is handed on.
+        """
+        for _, group in groupby(jobs, key=lambda job: (job.frame.pixels.shape[:2], job.frame.roi)):
+            yield from self._locate_alike(group)
+
+    def _locate_alike(self, jobs: Iterator[Job]) -> Iterator[Job]:
+        """`locate` for frames of one size, at least one."""
+        first = [next(jobs)]
+        roi = self._given_region(first[0].frame)
+        if roi is None:
+            first += islice(jobs, LOOK_AHEAD - 1)
+            roi = input_roi([_gray(job.frame) for job in first], self.engine.spec)
+        for job in chain(first, jobs):
+            job.roi = roi
+            yield job
+
+    def preprocess(self, job: Job) -> Job:
+        """Frame to network input: gray, region cut out, resized."""
+        assert job.roi is not None
+        with timed(job.stages_ms, "preprocess"):
+            job.inputs = to_input(_gray(job.frame), job.roi, self.engine.spec)[None, None]
+        return job
+
+    def infer(self, job: Job) -> Job:
+        """Network input to the engine's outputs."""
+        assert job.inputs is not None
+        with timed(job.stages_ms, "infer"):
+            job.outputs = self.engine.infer(job.inputs)
+        return job
+
+    def postprocess(self, job: Job) -> Result:
+        """The engine's outputs to mask and measurements in the frame's own pixels."""
+        assert job.roi is not None and job.inputs is not None and job.outputs is not None
+        frame, spec = job.frame, self.engine.spec
+        with timed(job.stages_ms, "postprocess"):
+            output = _checked(job.outputs, "nodule", job.inputs.shape, np.uint8)[0, 0]
+            size = float(_checked(job.outputs, "size", (1,), np.float32)[0]) if "size" in job.outputs else None
+            probability = to_frame(output, job.roi, frame.pixels.shape, spec)
+            mask = probability >= self._level
+            spacing = frame.spacing_mm if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
+            smallest = SPECK * job.roi.width * job.roi.height / spec.input_size**2
+            nodules = measure(mask, probability, spacing, max(SPECK, round(smallest)))
+        latency = (time.perf_counter() - job.handed_over) * 1e3
+        return Result(
+            frame=frame.index,
+            t_source_ms=frame.t_source_ms,
+            pixels=frame.pixels,
+            mask=mask,
+            probability=probability,
+            nodules=nodules,
+            size=size,
+            roi=job.roi,
+            stages_ms=job.stages_ms,
+            latency_ms=latency,
+        )
+
+    def _given_region(self, frame: Frame) -> Roi | None:
+        """The region that the user or else the frame's file gives; None if it must be searched for."""
+        if isinstance(self.roi, Roi):
+            try:
+                return self.roi.clipped(frame.pixels.shape)
+            except ValueError as error:
+                raise UsageError(f"{error}; give a region inside it as x,y,width,height") from None
+        if self.roi == "full":
+            return Roi(0, 0, frame.pixels.shape[1], frame.pixels.shape[0])
+        return frame.roi
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load(
+    path: str | Path,
+    threads: int | None = None,
+    roi: RoiChoice = "auto",
+    mm_per_pixel: float | None = None,
+    threshold: float | None = None,
+) -> Segmenter:
+    """Opens an engine folder; `result = load("engine/")(frame)` segments one frame.
+
+    Args:
+        path: folder that `build-engine` wrote.
+        threads: CPU threads of the engine; None leaves the choice to the backend.
+        roi, mm_per_pixel, threshold: see `Segmenter`.
+
+    Raises:
+        EngineError: the folder is missing or damaged, does not fit this machine (EngineMismatch), or its backend is
+            not available (BackendUnavailable).
+        UsageError: an option out of range.
+    """
+    with needs("engines"):
+        from engines import open_engine
+    return Segmenter(open_engine(Path(path), threads), roi, mm_per_pixel, threshold)
+
+
+def _gray(frame: Frame) -> Gray:
+    try:
+        return to_gray(frame.pixels)
+    except ValueError as error:
+        raise SourceError(f"frame {frame.index}: {error}") from None
+
+
+def _checked(outputs: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    """One output; EngineError unless it is there with the shape and dtype that every engine must return."""
+    found = outputs.get(name)
+    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype != dtype:
+        came = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "nothing"
+        raise EngineError(
+            f"the engine returned {came} as {name!r}, expected {np.dtype(dtype)} {list(shape)}; build the engine again"
+        )
+    return found

@@ -1,0 +1,82 @@
+"""Where results go: overlay video, JSON lines, PNG masks.
+
+A new sink is one module with `open_file(path, fps) -> Sink` and one line in `BY_SUFFIX` or `BY_SCHEME`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ssmt_edge.errors import SinkError
+
+if TYPE_CHECKING:
+    from ssmt_edge.segment import Result
+
+# suffix of a file, or `scheme:` before a path -> module whose `open_file(path, fps)` writes it, imported when opened
+BY_SUFFIX = {
+    ".mp4": "ssmt_edge.sinks.video",
+    ".mkv": "ssmt_edge.sinks.video",
+    ".avi": "ssmt_edge.sinks.video",
+    ".jsonl": "ssmt_edge.sinks.records",
+}
+BY_SCHEME = {
+    "png": "ssmt_edge.sinks.masks",
+}
+
+
+class Sink(Protocol):
+    """Takes results in the order of their frames, in one thread, and is then closed."""
+
+    def write(self, result: Result) -> None:
+        """Raises SinkError if the result cannot be written."""
+        ...
+
+    def close(self) -> None:
+        """Completes what was written under its final name; leaves nothing behind if nothing was. Raises SinkError."""
+        ...
+
+
+def sink_path(uri: str) -> Path:
+    """The file or folder that a sink would write."""
+    scheme, separator, rest = uri.partition(":")
+    return Path(rest) if separator and scheme in BY_SCHEME else Path(uri)
+
+
+def open_sink(uri: str, fps: float | None = None) -> Sink:
+    """The sink for a file by its suffix, or for a folder of PNG masks (`png:DIR`, `DIR/` or a folder that exists).
+
+    Args:
+        uri: path, or scheme and path.
+        fps: frames a second of the source, None if unknown.
+
+    Raises:
+        SinkError: no such kind of sink, or the place cannot be written to.
+    """
+    path = sink_path(uri)
+    scheme = uri.partition(":")[0]
+    if uri and (uri.endswith("/") or path.is_dir()):
+        module_name: str | None = BY_SCHEME["png"]
+    elif path != Path(uri):
+        module_name = BY_SCHEME[scheme]
+    else:
+        module_name = BY_SUFFIX.get(path.suffix.lower())
+    if module_name is None:
+        raise SinkError(
+            f"{uri} is no kind of sink; expected a file ending with {', '.join(BY_SUFFIX)}, or a folder of PNG masks "
+            "ending with /"
+        )
+    module: Any = importlib.import_module(module_name)
+    return cast(Sink, module.open_file(path, fps))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into one SinkError line."""
+    try:
+        yield
+    except OSError as error:
+        raise SinkError(f"{path} cannot be written: {error.strerror or error}; choose another place") from None

@@ -1,0 +1,66 @@
+"""A folder of images, in the order of the numbers in their names, or a single image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmt_edge.dataset import SUFFIXES
+from ssmt_edge.errors import SourceError
+from ssmt_edge.sources import ASSUMED_FPS, Frame
+
+
+def open_file(path: Path) -> ImageSource:
+    """Raises SourceError for a folder without images."""
+    return ImageSource(path)
+
+
+class ImageSource:
+    """Images of one folder (not of folders below it); sizes may differ. Deep gray values are scaled to 8 bits."""
+
+    fps: float | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.notes: list[str] = []
+        self._files = [path]
+        if path.is_dir():
+            found = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            self._files = sorted(found, key=_by_number)
+        if not self._files:
+            raise SourceError(f"{path} holds no images ({', '.join(SUFFIXES)}); give a folder of images")
+        self.frame_count: int | None = len(self._files)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, file in enumerate(self._files):
+            yield Frame(index, index * 1e3 / ASSUMED_FPS, _read(file))
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> ImageSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _by_number(file: Path) -> list[str | int]:
+    # text and numbers alternate, so that text is never compared with a number
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", file.name))]
+
+
+def _read(file: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR)
+    if image is None:
+        raise SourceError(f"{file} is not a readable image; remove or replace it")
+    return cast("NDArray[np.uint8]", image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

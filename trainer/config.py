@@ -1,0 +1,59 @@
+"""What a training run is made of. Saved with the run and inside the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ssmt_edge.errors import UsageError
+from trainer.losses import LossWeights
+
+Phase = Literal["pretrain", "supervised", "both"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Defaults follow the authors' code where it says (learning rate, decay, cosine end) and are ours elsewhere."""
+
+    model: str = "ssmt-net"
+    data: tuple[str, ...] = ()
+    """labelled data sets; the first one's `val` split chooses the epoch and the threshold"""
+    unlabelled: tuple[str, ...] = ()
+    phase: Phase = "both"
+    epochs: int = 60
+    """supervised epochs (the authors' page: 300)"""
+    pretrain_epochs: int = 20
+    batch_size: int = 16
+    lr: float = 1e-4
+    lr_end: float = 1e-6
+    weight_decay: float = 1e-4
+    cross_entropy: float = 0.5
+    """weight of cross-entropy beside Dice; 0 is the paper's loss"""
+    averaging: float = 0.0
+    """decay per step of the exponential moving average of weights; 0 for none"""
+    weights: LossWeights = field(default_factory=LossWeights)
+    input_size: int = 224
+    crop: str = "scan-area"
+    resize: str = "stretch"
+    seed: int = 0
+    workers: int = 2
+    precision: str = "auto"
+    """auto, 32 or bf16; auto takes bf16 where the processor has instructions for it"""
+    pretrained: tuple[str, str] | None = None
+    """ResNet-50 and ViT-B/16 weights: hub names or folders in the hub's format"""
+
+    def __post_init__(self) -> None:
+        if self.phase not in get_args(Phase):
+            raise UsageError(f"phase {self.phase!r}, expected one of {', '.join(get_args(Phase))}")
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
+        for name, value in positive.items():
+            if value <= 0:
+                raise UsageError(f"{name} is {value}, expected a value above 0")
+        if not 0 <= self.averaging < 1:
+            raise UsageError(f"averaging is {self.averaging}, expected 0 <= decay < 1")
+        if self.precision not in ("auto", "32", "bf16"):
+            raise UsageError(f"precision {self.precision!r}, expected auto, 32 or bf16")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

@@ -1,0 +1,240 @@
+"""A training run from data folders to `model.safetensors`, read top to bottom. Both phases, resumable at any epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from ssmt_edge import dataset
+from ssmt_edge.errors import CheckpointError, DataError, UsageError
+from ssmt_edge.evaluate import choose_threshold, evaluate
+from ssmt_edge.files import write_json
+from ssmt_edge.spec import Crop, ModelSpec, Resize
+from trainer.callbacks import AtomicCheckpointIO, Metrics
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.config import TrainConfig
+from trainer.data import EpochSampler, Frames
+from trainer.deployed import Deployed, TorchEngine
+from trainer.module import SsmtModule
+from trainer.nets import build_network
+from trainer.nets.network import Network
+
+Say = Callable[[str], None]
+
+
+def train(
+    config: TrainConfig, out: Path, resume: bool = False, init: Path | None = None, say: Say = print
+) -> dict[str, Any]:
+    """Trains a network and leaves a run folder.
+
+    The folder holds `config.json`, `pretrained.safetensors` after phase 1, `model.safetensors` (the epoch with the
+    best validation Dice, with its decision threshold), `result.json`, and a folder a phase with `metrics.csv` and the
+    resume file `last.ckpt`.
+
+    Args:
+        config: the run; with `resume` it must equal that of the folder.
+        out: run folder; must not exist yet unless `resume`.
+        init: checkpoint to start the weights from (fine-tuning).
+        say: receives progress lines.
+
+    Returns:
+        Content of `result.json`: Dice on `val` with its n, threshold, data summary, path of the checkpoint.
+
+    Raises:
+        DataError, CheckpointError, UsageError: one line each.
+    """
+    _claim(out, config, resume)
+    L.seed_everything(config.seed, verbose=False)
+    labelled = [dataset.load_samples(Path(d), "all") for d in config.data]
+    training = [s for samples in labelled for s in samples if s.split == "train"]
+    validation = [s for s in labelled[0] if s.split == "val"] if labelled else []
+    pool = [*dataset.load_unlabelled([Path(d) for d in config.unlabelled]), *training]
+    if config.phase != "pretrain" and not (training and validation):
+        raise DataError("no labelled images to train and validate on; give --data with a data set that has both splits")
+    if not pool:
+        raise DataError("nothing to train on; give --data or --unlabelled")
+
+    spec = ModelSpec(
+        config.model,
+        config.input_size,
+        gray_mean=0.0,
+        gray_scale=1.0,
+        outputs=_trained_outputs(training) if config.phase != "pretrain" else (),
+        crop=cast(Crop, config.crop),
+        resize=cast(Resize, config.resize),
+        trained_on=tuple(Path(d).name for d in (*config.data, *config.unlabelled)),
+    )
+    reference = Frames(training or pool, spec)
+    mean, deviation = reference.gray_statistics()
+    spec = replace(spec, gray_mean=round(mean, 3), gray_scale=round(1 / max(deviation, 1.0), 6))
+    say(f"{len(training)} training, {len(validation)} validation and {len(pool)} images in all; gray mean {mean:.1f}")
+
+    network = build_network(config.model, config.input_size)
+    if config.pretrained:
+        _load_pretrained(network, config.pretrained)
+    if init is not None:
+        start = load_checkpoint(init)
+        if start.spec.model != config.model:
+            raise CheckpointError(f"{init} is a {start.spec.model}; expected {config.model}, as --model says")
+        network.load_state_dict(start.network.state_dict())
+
+    stored = out / "pretrained.safetensors"
+    if stored.is_file():
+        network.load_state_dict(load_checkpoint(stored).network.state_dict())
+        say(f"pretraining is done: {stored}")
+    elif config.phase in ("pretrain", "both"):
+        say(f"phase 1: reconstruction of {len(pool)} images, {config.pretrain_epochs} epochs")
+        _fit(network, spec, config, "pretrain", Frames(pool, spec, config.seed), None, out, say)
+        save_checkpoint(stored, network, replace(spec, outputs=()), config.to_dict())
+    if config.phase == "pretrain":
+        return {"checkpoint": str(stored), "images": len(pool)}
+
+    say(f"phase 2: all tasks on {len(training)} images, {config.epochs} epochs")
+    held = Frames(validation, spec)
+    _fit(network, spec, config, "supervised", Frames(training, spec, config.seed), held, out, say)
+    return _finish(network, spec, config, validation, training, out)
+
+
+def _claim(out: Path, config: TrainConfig, resume: bool) -> None:
+    """Creates the run folder, or checks that it is the one to resume."""
+    stored = out / "config.json"
+    if not resume:
+        if out.exists() and any(out.iterdir()):
+            raise UsageError(f"{out} is not empty; add --resume to go on with it, or give another folder")
+        write_json(stored, config.to_dict())
+        return
+    if not stored.is_file():
+        write_json(stored, config.to_dict())
+        return
+    before, now = json.loads(stored.read_text()), json.loads(json.dumps(config.to_dict()))
+    changed = [k for k in now if k != "workers" and before.get(k) != now[k]]
+    if changed:
+        name = changed[0]
+        raise UsageError(f"{out} was started with {name} = {before.get(name)}, now it is {now[name]}; resume unchanged")
+
+
+def _trained_outputs(training: list[dataset.Sample]) -> tuple[str, ...]:
+    nodule = ("nodule",) if any(s.nodule for s in training) else ()
+    gland = ("gland",) if any(s.gland for s in training) else ()
+    return nodule + gland + (("size",) if nodule else ())
+
+
+def _load_pretrained(network: Network, names: tuple[str, str]) -> None:
+    try:
+        network.load_pretrained(*names)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"no pretrained weights for {names[0]} and {names[1]}: {reason}; check the names and the network, or give "
+            "two local folders in the hub's format"
+        ) from None
+
+
+def _fit(
+    network: Network,
+    spec: ModelSpec,
+    config: TrainConfig,
+    phase: str,
+    frames: Frames,
+    held: Frames | None,
+    out: Path,
+    say: Say,
+) -> None:
+    """One phase with Lightning; on return the network holds the best weights (phase 2) or the last (phase 1)."""
+    epochs = config.pretrain_epochs if phase == "pretrain" else config.epochs
+    folder = out / phase
+    batch = min(config.batch_size, len(frames))
+    options: dict[str, Any] = {"batch_size": batch, "num_workers": config.workers}
+    loader = DataLoader(frames, sampler=EpochSampler(frames, config.seed), drop_last=True, **options)
+    held_loader = DataLoader(held, **options) if held else None
+    tasks = (*spec.outputs, "reconstruction") if config.weights.reconstruction else spec.outputs
+    module = SsmtModule(network, spec, config, phase, tasks, steps=len(loader) * epochs)
+
+    def report(row: dict[str, float]) -> None:
+        dice = f", val Dice {row['val_dice']:.4f}" if "val_dice" in row else ""
+        say(f"epoch {int(row['epoch']) + 1}/{epochs}, step {int(row['step'])}, loss {row['loss']:.4f}{dice}")
+
+    files: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
+    callbacks: list[L.Callback] = [
+        Metrics(folder / "metrics.csv", report),
+        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **files),
+    ]
+    if held:
+        callbacks.append(ModelCheckpoint(filename="best", monitor="val_dice", mode="max", **files))
+    if config.averaging and phase == "supervised":
+        callbacks.append(EMAWeightAveraging(decay=config.averaging))
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    trainer = L.Trainer(
+        max_epochs=epochs,
+        accelerator="auto",
+        devices=1,
+        precision="bf16-mixed" if _use_bf16(config.precision) else "32-true",
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        gradient_clip_val=1.0,  # transformers from scratch: one bad batch must not undo an epoch
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        default_root_dir=folder,
+    )
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs leave it out
+    last = folder / "last.ckpt"
+    try:
+        trainer.fit(module, loader, held_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{last} cannot be resumed from ({reason}); delete it to start the phase again") from None
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = folder / "best.ckpt"
+    if held and best.is_file():
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
+
+
+def _use_bf16(precision: str) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _finish(
+    network: Network,
+    spec: ModelSpec,
+    config: TrainConfig,
+    validation: list[dataset.Sample],
+    training: list[dataset.Sample],
+    out: Path,
+) -> dict[str, Any]:
+    """Chooses the threshold on `val`, in the frames' own pixels, and writes the checkpoint and `result.json`."""
+    network.eval()
+    undecided = TorchEngine(Deployed(network, spec, ("nodule",)))
+    spec = replace(spec, threshold=choose_threshold(undecided, validation))
+    path = out / "model.safetensors"
+    save_checkpoint(path, network, spec, config.to_dict())
+    scores = evaluate(TorchEngine(Deployed(network, spec, ("nodule",))), validation)
+    result = {
+        "checkpoint": str(path),
+        "threshold": spec.threshold,
+        "val": {k: v for k, v in scores.items() if k != "per_image"},
+        "training": dataset.summary(training),
+        "validation": dataset.summary(validation),
+    }
+    write_json(out / "result.json", result)
+    return result
