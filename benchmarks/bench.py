@@ -231,7 +231,7 @@ def _compare(
         openers[name] = partial(open_engine, path, threads)
     for peer in versus:
         openers[peer] = partial(open_contender, peer, graph, spec, threads, torch)
-    progress("opening contenders", 0, rounds)
+    progress("opening contenders", 0, rounds * len(openers))
     standings = compare(
         openers,
         partial(open_contender, "onnxruntime", graph, spec, threads),

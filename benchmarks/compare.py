@@ -17,9 +17,12 @@ from ssmt_edge.spec import Engine
 
 SETTLE_FRAMES = 2
 SETTLE_SECONDS = 0.1
+TURN_SECONDS = 10.0
+LEAST_FRAMES = 3
 METHOD = (
     f"rounds in a fixed order (A B C A B C), each turn after {SETTLE_SECONDS:g} s of rest (worker threads of the one "
-    f"before stop spinning) and {SETTLE_FRAMES} untimed frames; infer only, batch 1, the same frames and thread count; "
+    f"before stop spinning) and {SETTLE_FRAMES} untimed frames; a turn ends early after {TURN_SECONDS:g} s; "
+    "infer only, batch 1, the same frames and thread count; "
     "median per round; ratios of the medians of one round, their median and 95 % percentile bootstrap over rounds"
 )
 
@@ -61,7 +64,7 @@ def compare(
         contenders: functions that open them, by name; in this order they take turns.
         reference: opens the FP32 reference, whose outputs are the truth.
         frames: uint8 [M, 1, S, S], M >= 1; each inference takes one, in a circle.
-        progress: called with (rounds done, rounds).
+        progress: called with (turns done, turns).
 
     Raises:
         EngineError: a contender returns outputs of another shape or type than the reference.
@@ -76,11 +79,10 @@ def compare(
             for name, engine in engines.items()
         }
         medians: dict[str, list[float]] = {name: [] for name in engines}
-        for done in range(1, rounds + 1):
-            for name, engine in engines.items():
-                medians[name].append(median(_turn(engine, frames, frames_per_turn)))
+        for done, name in enumerate(list(engines) * rounds, 1):
+            medians[name].append(median(_turn(engines[name], frames, frames_per_turn)))
             if progress:
-                progress(done, rounds)
+                progress(done, rounds * len(engines))
     return [
         Standing(
             name,
@@ -93,13 +95,15 @@ def compare(
 
 
 def _turn(engine: Engine, frames: NDArray[np.uint8], count: int) -> list[float]:
-    """Milliseconds of each of `count` inferences."""
+    """Milliseconds of each of `count` inferences, fewer where they would take longer than TURN_SECONDS."""
     time.sleep(SETTLE_SECONDS)
     batches = list(_singly(frames))
     for i in range(SETTLE_FRAMES):
         engine.infer(batches[i % len(batches)])
-    times = []
+    times: list[float] = []
     for i in range(count):
+        if i >= LEAST_FRAMES and sum(times) > 1e3 * TURN_SECONDS:
+            break
         batch = batches[i % len(batches)]
         start = time.perf_counter()
         engine.infer(batch)

@@ -40,10 +40,11 @@ header { display: flex; justify-content: space-between; gap: 20px; flex-wrap: wr
 .tile span { color: var(--soft); font-size: 13px; } .tile small { font-size: 13px; font-weight: 500; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 12px; margin-bottom: 12px; }
 .card { margin-bottom: 12px; overflow-x: auto; } .pair .card { margin: 0; }
+main .wide svg { min-width: 560px; }
 .about { color: var(--soft); margin: -8px 0 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: right; padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; white-space: nowrap; } tr:last-child td { border-bottom: 0; }
+th { color: var(--soft); font-weight: 500; white-space: nowrap; } tr:last-child > * { border-bottom: 0; }
 th:first-child, td:first-child, table.facts td, table.facts th, .text { text-align: left; }
 th:last-child, td:last-child { padding-right: 0; } tr.total td { font-weight: 650; }
 table.facts th { width: 160px; } .note { color: var(--soft); font-size: 13px; margin: 12px 0 0; }
@@ -61,6 +62,9 @@ svg .stage-decode { fill: var(--decode); } svg .stage-preprocess { fill: var(--p
 svg .stage-infer { fill: var(--infer); } svg .stage-postprocess { fill: var(--postprocess); }
 @media print { :root { --page: #fff; --card: #fff; --ink: #000; --soft: #444; --rule: #bbb; --accent: #0b7a75;
   --peer: #b4c1bf; --infer: #0b7a75; --on-bar: #fff; } body { padding: 0; font-size: 11px; }
+  .pair { grid-template-columns: 1fr 1fr; } .tiles { grid-template-columns: repeat(6, 1fr); gap: 8px; }
+  .tile { padding: 8px 10px; } .tile b { font-size: 15px; } .tile small, .tile span { font-size: 10px; }
+  table { font-size: 11px; } .verdict strong { font-size: 24px; } .verdict p { font-size: 12px; }
   .card, .tile, .verdict, tr { break-inside: avoid; } h2 { break-after: avoid; margin-top: 22px; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
@@ -112,7 +116,7 @@ def _engine(report: dict[str, Any], engine: dict[str, Any]) -> str:
         ("throughput", f"{engine['throughput_fps']:.1f}", "frames/s"),
         ("opened, first mask", f"{start['first_mask']:.0f}", "ms"),
         ("peak memory", f"{memory['peak']:.0f}", "MiB"),
-        (f"{engine['parameters'] / 1e6:.2f} M parameters", f"{engine['gmac']:.2f}", "GMAC a frame"),
+        (f"{engine['parameters'] / 1e6:.2f} M parameters", f"{engine['gmac']:.2f}", "GMAC"),
     )
     cells = "".join(
         f'<div class="tile"><b>{value} <small>{unit}</small></b><span>{name}</span></div>'
@@ -144,7 +148,7 @@ def _percentiles(engine: dict[str, Any]) -> str:
 
 def _stages(engines: list[dict[str, Any]]) -> str:
     rows = [(e["name"], {stage: values["mean"] for stage, values in e["stages_ms"].items()}) for e in engines]
-    return f'<h2>Where the time goes</h2>\n<div class="card"><h3>Mean of each stage</h3>{plots.stages(rows)}</div>'
+    return f'<h2>Where the time goes</h2>\n<div class="card wide"><h3>Mean of each stage</h3>{plots.stages(rows)}</div>'
 
 
 def _comparison(comparison: dict[str, Any]) -> str:
@@ -186,11 +190,11 @@ def _comparison(comparison: dict[str, Any]) -> str:
         text_columns=(1,),
     )
     return (
-        f'<h2>Against others</h2>\n<div class="card"><h3>Median time of inference, {comparison["rounds"]} rounds in '
-        f'turns</h3>{plots.bars(rows)}</div>\n<div class="card">{table}<p class="note">Difference of nodule '
+        f'<h2>Against others</h2>\n<div class="card wide"><h3>Median time of inference, {comparison["rounds"]} rounds '
+        f'in turns</h3>{plots.bars(rows)}</div>\n<div class="card">{table}<p class="note">Difference of nodule '
         f"probability (0 to 1) and Dice of the masks, both against {escape(comparison['reference'])}, on "
         f'{comparison["distinct_frames"]} frames.</p></div>\n<div class="card">{ratio_table}'
-        f'<p class="note">{escape(comparison["method"])}.</p></div>'
+        f'<p class="note">Method: {escape(comparison["method"])}.</p></div>'
     )
 
 

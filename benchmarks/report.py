@@ -15,17 +15,20 @@ from ssmt_edge.files import replacing
 NAMES = ("report.json", "report.md", "report.html")
 
 
-def prepare_folder(out: Path) -> None:
-    """Creates the folder if need be, so that an unwritable one is found before minutes of measuring.
+def check_writable(out: Path) -> None:
+    """Finds an unwritable folder before minutes of measuring; leaves nothing behind.
 
     Raises:
         SinkError: reports cannot be written there.
     """
+    missing = [path for path in (out, *out.parents) if not path.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            path.rmdir()
     except OSError as error:
         raise SinkError(f"--out {out} cannot be created: {error.strerror}; give a folder that can be written") from None
-    if not os.access(out, os.W_OK | os.X_OK):
+    if not missing and not os.access(out, os.W_OK | os.X_OK):
         raise SinkError(f"--out {out} cannot be written; give a folder that can")
 
 

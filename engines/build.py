@@ -143,7 +143,10 @@ def verify_engine(
 
 def _load(source: Path, options: BuildOptions, say: Say) -> Graph:
     if source.suffix != ".safetensors":
-        return load_graph(source)
+        graph = load_graph(source)
+        if options.with_gland and "gland" not in graph.outputs:
+            raise UsageError(f"{source} has no output gland; export it with --with-gland, or leave --with-gland out")
+        return graph
     from engines.export import export  # PyTorch, only where a checkpoint comes in
 
     return export(source, with_gland=options.with_gland, say=say)

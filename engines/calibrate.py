@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
 from engines.graph import Graph
-from ssmt_edge.dataset import load_unlabelled, read_gray
+from ssmt_edge.dataset import is_labelled, load_samples, load_unlabelled, read_gray
 from ssmt_edge.errors import CalibrationError, DataError, SourceError
 from ssmt_edge.files import write_json
 from ssmt_edge.geometry import Gray, input_roi, to_gray, to_input
-from ssmt_edge.sources import open_source
+from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import ModelSpec, from_dict
 
 FEW, TOO_FEW = 32, 8  # distinct frames: a warning, an error
@@ -66,6 +67,9 @@ def load_calibration(path: Path, checkpoint_sha256: str) -> Calibration:
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise ValueError(f"expected an object of version {VERSION}")
         values["ranges"] = {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()}
+        for name, (low, high) in values["ranges"].items():
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(f"range {low} to {high} of {name}")
         calibration = from_dict(Calibration, values)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CalibrationError(f"{path} is not a calibration file ({error}); calibrate on frames again") from None
@@ -79,6 +83,8 @@ def load_calibration(path: Path, checkpoint_sha256: str) -> Calibration:
 
 def collect(path: Path, spec: ModelSpec, most: int = 256, say: Say = lambda line: None) -> Samples:
     """Distinct frames of a folder (searched recursively), video or DICOM file, at most `most`, evenly spread.
+
+    Of a labelled data set only the training split is taken: what an engine is judged on must not have shaped it.
 
     Raises:
         CalibrationError: nothing there, unreadable, or fewer than 8 distinct frames.
@@ -99,15 +105,15 @@ def collect(path: Path, spec: ModelSpec, most: int = 256, say: Say = lambda line
 
     try:
         if path.is_dir():
-            files = [s.image for s in load_unlabelled([path])]
-            for file in _spread(files, most):
+            files = load_samples(path, "train") if is_labelled(path) else load_unlabelled([path])
+            for file in _spread([f.image for f in files], most):
                 gray = read_gray(file)
                 add(gray, str(file.relative_to(path)), [gray])
         else:
             with open_source(str(path)) as source:
-                grays = [to_gray(frame.pixels) for frame in source]
-            for i in _spread(list(range(len(grays))), most):
-                add(grays[i], f"{path.name}#{i}", grays[:8])
+                first, grays = _thinned(source, most)
+            for index, gray in grays:
+                add(gray, f"{path.name}#{index}", first)
     except (DataError, SourceError) as error:
         raise CalibrationError(f"calibration frames: {error}") from None
     if len(frames) < TOO_FEW:
@@ -163,6 +169,25 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         frame = next(self._frames, None)
         return None if frame is None else {"frame": frame[None]}
+
+
+def _thinned(source: Source, most: int) -> tuple[list[Gray], list[tuple[int, Gray]]]:
+    """The first frames of a stream (for its scan area) and at most `most` evenly spread ones with their indices.
+
+    Memory is bounded whatever the stream's length: when twice as many are held, every other one goes.
+    """
+    first: list[Gray] = []
+    kept: list[tuple[int, Gray]] = []
+    stride = 1
+    for frame in source:
+        if frame.index < 8:
+            first.append(to_gray(frame.pixels))
+        if frame.index % stride == 0:
+            kept.append((frame.index, to_gray(frame.pixels)))
+        if len(kept) >= 2 * most:
+            kept, stride = kept[::2], 2 * stride
+    first = [gray for gray in first if gray.shape == first[0].shape]
+    return first, _spread([item for item in kept if item[1].shape == first[0].shape], most)
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:

@@ -16,7 +16,7 @@ from ssmt_edge.errors import CalibrationError
 
 # Convolutions and linear layers carry the arithmetic. Relu belongs to its convolution: the range that counts is the one
 # behind it, without the negative half. Concat and Resize only move bytes: quantised, they spare a conversion to float
-# and back between two convolutions. Residual adds, softmax, normalisation, the heads' last layers and the products of
+# and back between two convolutions. First and last layers, residual adds, softmax, normalisation and the products of
 # attention keep float.
 QUANTISED = ("Conv", "Gemm", "Relu", "Concat", "Resize", "MaxPool")
 
@@ -34,7 +34,11 @@ def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: st
         CalibrationError: the ranges do not cover the graph's tensors.
     """
     model = onnx.shape_inference.infer_shapes(graph.model)
-    chosen = [n for n in model.graph.node if n.op_type in QUANTISED and not _ends_in_output(n, model)]
+    chosen = [
+        n
+        for n in model.graph.node
+        if n.op_type in QUANTISED and not (_reads_frame(n, model) or _ends_in_output(n, model))
+    ]
     needed = {t for n in chosen if n.op_type in ("Conv", "Gemm") for t in (n.input[0], n.output[0])}
     inner = needed - {model.graph.input[0].name}
     if lacking := sorted(inner - set(calibration.ranges)):
@@ -64,6 +68,15 @@ def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: st
     return quantised
 
 
+def _reads_frame(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Whether a layer sees the frame itself. First layers are cheap, and an error there grows through all others."""
+    makers = {output: n for n in model.graph.node for output in n.output}
+    source = makers.get(node.input[0])
+    while source is not None and source.op_type in {"Cast", "Sub", "Mul"}:
+        node, source = source, makers.get(source.input[0])
+    return source is None and node.input[0] == model.graph.input[0].name
+
+
 def _ends_in_output(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
     """Whether a layer is a head: followed only by resizing, sigmoid, scaling and casts up to an output."""
     passing = {"Resize", "Sigmoid", "Mul", "Add", "Cast", "Reshape", "Squeeze", "Gather", "Slice"}
@@ -75,6 +88,8 @@ def _ends_in_output(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
         if name in outputs:
             continue
         for user in (n for n in model.graph.node if name in n.input):
+            if user.op_type == "Shape":  # asks for the size only
+                continue
             if user.op_type not in passing:
                 return False
             frontier.extend(user.output)

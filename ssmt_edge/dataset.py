@@ -149,6 +149,11 @@ def held_back(case: str, share: float = 0.125) -> str:
     return "val" if value < share else "train"
 
 
+def is_labelled(root: Path) -> bool:
+    """Whether a folder has one of the labelled layouts."""
+    return any((root / name).is_dir() for name in ("trainval-image", "test-image", "thyroid-image", "image"))
+
+
 def parse_split(text: str) -> Split:
     """A split's name; UsageError lists the names for an unknown one."""
     if text not in get_args(Split):
@@ -186,7 +191,10 @@ def load_samples(root: Path, split: Split = "all") -> list[Sample]:
 
 
 def load_unlabelled(roots: Sequence[Path]) -> list[Sample]:
-    """Every image below the folders, in a fixed order; folders of masks are skipped. DataError if there is none."""
+    """Every image below the folders, in a fixed order. DataError if there is none.
+
+    Sub-folders of masks are skipped: `mask`, `masks`, `gland` and names that end so (`trainval-mask`).
+    """
     samples: list[Sample] = []
     for root in roots:
         if not root.is_dir():
@@ -196,7 +204,7 @@ def load_unlabelled(roots: Sequence[Path]) -> list[Sample]:
             for p in sorted(root.rglob("*"))
             if p.suffix.lower() in SUFFIXES
             and not p.name.startswith(".")
-            and not any("mask" in part or "gland" in part for part in p.parts[-2:-1])
+            and not any(part.endswith(("mask", "masks", "gland")) for part in p.relative_to(root).parts[:-1])
         ]
         if not found:
             raise DataError(f"{root} holds no images ({', '.join(SUFFIXES)})")

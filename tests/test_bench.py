@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import benchmarks.bench as bench_module
+from benchmarks import check_writable, run_bench, write_reports
 from benchmarks import compare as compare_module
-from benchmarks import prepare_folder, run_bench, write_reports
 from benchmarks.compare import bootstrap_interval, compare, ratio
 from benchmarks.contenders import OnnxRuntimePeer, OpenVinoPeer, reference_graph
 from benchmarks.environment import environment
@@ -182,6 +182,15 @@ def test_contenders_take_turns_and_slower_ones_come_out_slower(monkeypatch: pyte
     assert (slow.max_probability_difference, slow.mask_agreement) == (0.0, 1.0)
 
 
+def test_a_turn_of_a_slow_contender_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_module, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(compare_module, "TURN_SECONDS", 0.02)
+    engine = BrightEngine(seconds=0.01)
+    frames = np.zeros((1, 1, 64, 64), np.uint8)
+    compare({"slow": lambda: engine}, BrightEngine, frames, rounds=3, frames_per_turn=1000)
+    assert len(engine.seen) <= 1 + 3 * (2 + 4)
+
+
 def test_other_outputs_than_the_reference_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_module, "SETTLE_SECONDS", 0.0)
 
@@ -254,7 +263,7 @@ def test_report_of_two_engines_and_a_peer(make_engine: Callable[..., Path], tmp_
     assert comparison["distinct_frames"] == 4  # the first one is left out: decoders start up there
 
     out = tmp_path / "out"
-    prepare_folder(out)
+    out.mkdir()
     (out / "overlay.mp4").touch()
     write_reports(report, out)
     assert sorted(path.name for path in out.iterdir()) == ["overlay.mp4", "report.html", "report.json", "report.md"]
@@ -329,11 +338,13 @@ def test_a_damaged_reference_graph_ends_in_one_line(make_engine: Callable[..., P
 
 
 def test_reports_need_a_folder_that_can_be_made(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match="--out"):
-        prepare_folder(tmp_path / "file" / "out")
+        check_writable(tmp_path / "file" / "out")
     with pytest.raises(SinkError, match="--out"):
-        prepare_folder(tmp_path / "file")
+        check_writable(tmp_path / "file")
 
 
 def test_the_handler_writes_the_reports_before_it_says_no(

@@ -11,11 +11,18 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ssmt_edge.errors import CheckpointError
 from ssmt_edge.files import replacing
+
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step"}
+"""what a resume file holds at least"""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Resume files are renamed into place, and read without executing pickled code."""
+    """Resume files are renamed into place, and read without executing pickled code.
+
+    CheckpointError for a file that is damaged, of another kind, or holds code.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with replacing(Path(path)) as part:
@@ -24,8 +31,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        try:
+            loaded: Any = torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:  # any kind: torch's restricted unpickler trips over bytes that are no pickle
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise _unusable(path, reason) from None
+        if not isinstance(loaded, dict) or not loaded.keys() >= PARTS:
+            raise _unusable(path, "it is not a resume file of train")
         return loaded
+
+
+def _unusable(path: str | Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be resumed from ({reason}); delete it to start the phase again")
 
 
 class Metrics(L.Callback):

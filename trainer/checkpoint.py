@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from ssmt_edge.errors import CheckpointError
+from ssmt_edge.errors import CheckpointError, UsageError
 from ssmt_edge.files import replacing, sha256
 from ssmt_edge.spec import ModelSpec
 from trainer.nets import build_network
@@ -39,7 +39,16 @@ def save_checkpoint(path: Path, network: Network, spec: ModelSpec, config: dict[
         tensors[name] = value.half() if half and value.is_floating_point() else value
     metadata = {"format": FORMAT, "spec": spec.to_json(), "config": json.dumps(config)}
     with replacing(path) as part:
-        save_file(tensors, str(part), metadata)
+        part.write_bytes(_with_metadata(save(tensors), metadata))
+
+
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file's bytes with metadata in the order given: the library's own order is random, and equal
+    checkpoints must have equal digests."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(content[8 : 8 + length])}).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns the tensors so
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelSpec, dict[str, Any]]:
@@ -73,11 +82,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: as `read_weights`, or the weights do not fit the network that the spec names.
     """
     tensors, spec, config = read_weights(path)
-    network = build_network(spec.model, spec.input_size)
+    try:
+        network = build_network(spec.model, spec.input_size)
+    except UsageError as error:  # not the user's choice: the file's
+        raise CheckpointError(f"{path} holds an {error}") from None
     try:
         network.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()})
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        reason = reason.split(",")[0]  # the first of the names, which may be hundreds
         raise CheckpointError(f"{path} does not fit network {spec.model!r}: {reason}") from None
     network.eval().requires_grad_(False)
     return Checkpoint(network, spec, config, sha256(path))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ssmt_edge.errors import UsageError
+from ssmt_edge.spec import Crop, Resize
 from trainer.losses import LossWeights
 
 Phase = Literal["pretrain", "supervised", "both"]
@@ -46,10 +48,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.phase not in get_args(Phase):
             raise UsageError(f"phase {self.phase!r}, expected one of {', '.join(get_args(Phase))}")
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
-        for name, value in positive.items():
-            if value <= 0:
-                raise UsageError(f"{name} is {value}, expected a value above 0")
+        for name in ("epochs", "pretrain_epochs", "batch_size", "lr"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:  # also refuses NaN
+                raise UsageError(f"{name} is {value}, expected a finite value above 0")
+        for name, choices in (("crop", Crop), ("resize", Resize)):
+            if getattr(self, name) not in get_args(choices):
+                raise UsageError(f"{name} {getattr(self, name)!r}, expected one of {', '.join(get_args(choices))}")
         if not 0 <= self.averaging < 1:
             raise UsageError(f"averaging is {self.averaging}, expected 0 <= decay < 1")
         if self.precision not in ("auto", "32", "bf16"):

@@ -54,10 +54,10 @@ class RandSpeckled(RandomizableTransform, MapTransform):
         return data
 
 
-def augmentation() -> Compose:
+def augmentation(input_size: int) -> Compose:
     """Flips, rotations up to 10 degrees (both after the paper), zoom, shift, gain, contrast, blur and speckle.
 
-    Left-right flips only: an image with the probe below does not occur.
+    Left-right flips only: an image with the probe below does not occur. Shifts are up to 9 % of `input_size`.
     """
     geometry = RandAffined(
         keys=("image", *MASKS),
@@ -65,7 +65,7 @@ def augmentation() -> Compose:
         rotate_range=np.deg2rad(10),
         shear_range=0.1,
         scale_range=0.25,
-        translate_range=20,
+        translate_range=input_size * 20 / 224,
         mode=("bilinear", "nearest", "nearest"),
         padding_mode="zeros",
     )
@@ -109,7 +109,7 @@ class Frames(Dataset[dict[str, Any]]):
         self.samples = list(samples)
         self.seed = seed
         self.epoch = 0
-        self._augment = augmentation() if seed is not None else None
+        self._augment = augmentation(spec.input_size) if seed is not None else None
         self._items: list[dict[str, Gray]] = []
         for sample in self.samples:
             gray = read_gray(sample.image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 from ssmt_edge import dataset
@@ -55,7 +55,8 @@ def train(
     Raises:
         DataError, CheckpointError, UsageError: one line each.
     """
-    _claim(out, config, resume)
+    record = {**json.loads(json.dumps(config.to_dict())), "init": str(init) if init else None}
+    _check_folder(out, record, resume)
     L.seed_everything(config.seed, verbose=False)
     labelled = [dataset.load_samples(Path(d), "all") for d in config.data]
     training = [s for samples in labelled for s in samples if s.split == "train"]
@@ -63,6 +64,8 @@ def train(
     pool = [*dataset.load_unlabelled([Path(d) for d in config.unlabelled]), *training]
     if config.phase != "pretrain" and not (training and validation):
         raise DataError("no labelled images to train and validate on; give --data with a data set that has both splits")
+    if config.phase != "pretrain" and any(s.nodule is None for s in validation):
+        raise DataError(f"{config.data[0]} has no nodule masks to validate with; give a data set that has them first")
     if not pool:
         raise DataError("nothing to train on; give --data or --unlabelled")
 
@@ -78,7 +81,8 @@ def train(
     )
     reference = Frames(training or pool, spec)
     mean, deviation = reference.gray_statistics()
-    spec = replace(spec, gray_mean=round(mean, 3), gray_scale=round(1 / max(deviation, 1.0), 6))
+    # a whole gray level, so that an INT8 engine quantises its input without any error
+    spec = replace(spec, gray_mean=float(round(mean)), gray_scale=round(1 / max(deviation, 1.0), 6))
     say(f"{len(training)} training, {len(validation)} validation and {len(pool)} images in all; gray mean {mean:.1f}")
 
     network = build_network(config.model, config.input_size)
@@ -90,6 +94,9 @@ def train(
             raise CheckpointError(f"{init} is a {start.spec.model}; expected {config.model}, as --model says")
         network.load_state_dict(start.network.state_dict())
 
+    # not earlier, so that unusable options leave no folder behind
+    if not (out / "config.json").is_file():
+        write_json(out / "config.json", record)
     stored = out / "pretrained.safetensors"
     if stored.is_file():
         network.load_state_dict(load_checkpoint(stored).network.state_dict())
@@ -107,22 +114,22 @@ def train(
     return _finish(network, spec, config, validation, training, out)
 
 
-def _claim(out: Path, config: TrainConfig, resume: bool) -> None:
-    """Creates the run folder, or checks that it is the one to resume."""
+def _check_folder(out: Path, record: dict[str, Any], resume: bool) -> None:
+    """UsageError for a run folder in use or, with `resume`, for one that was started with other options."""
     stored = out / "config.json"
     if not resume:
         if out.exists() and any(out.iterdir()):
             raise UsageError(f"{out} is not empty; add --resume to go on with it, or give another folder")
-        write_json(stored, config.to_dict())
         return
     if not stored.is_file():
-        write_json(stored, config.to_dict())
         return
-    before, now = json.loads(stored.read_text()), json.loads(json.dumps(config.to_dict()))
-    changed = [k for k in now if k != "workers" and before.get(k) != now[k]]
-    if changed:
-        name = changed[0]
-        raise UsageError(f"{out} was started with {name} = {before.get(name)}, now it is {now[name]}; resume unchanged")
+    try:
+        before = dict(json.loads(stored.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{stored} is damaged ({error}); start again in another folder") from None
+    for name, now in record.items():
+        if name != "workers" and before.get(name) != now:
+            raise UsageError(f"{out} was started with {name} = {before.get(name)}, now it is {now}; resume unchanged")
 
 
 def _trained_outputs(training: list[dataset.Sample]) -> tuple[str, ...]:
@@ -134,8 +141,8 @@ def _trained_outputs(training: list[dataset.Sample]) -> tuple[str, ...]:
 def _load_pretrained(network: Network, names: tuple[str, str]) -> None:
     try:
         network.load_pretrained(*names)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(
             f"no pretrained weights for {names[0]} and {names[1]}: {reason}; check the names and the network, or give "
             "two local folders in the hub's format"
@@ -195,14 +202,11 @@ def _fit(
     last = folder / "last.ckpt"
     try:
         trainer.fit(module, loader, held_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{last} cannot be resumed from ({reason}); delete it to start the phase again") from None
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     best = folder / "best.ckpt"
     if held and best.is_file():
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        state = AtomicCheckpointIO().load_checkpoint(best, map_location="cpu")["state_dict"]
         network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
 
 

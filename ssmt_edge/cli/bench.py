@@ -39,9 +39,9 @@ def bench(
 ) -> None:
     """Measure engines: latency by stage, throughput, memory, cost; with --vs against other libraries."""
     with needs("benchmarks"):
-        from benchmarks import prepare_folder, run_bench, write_reports
+        from benchmarks import check_writable, run_bench, write_reports
     peers = [name.strip() for name in (vs or "").split(",") if name.strip()]
-    prepare_folder(out)
+    check_writable(out)
     with _progress() as progress:
         report = run_bench(
             engines,
@@ -73,12 +73,12 @@ def _torch_opener(engines: list[Path], checkpoint: Path | None) -> Callable[[int
         UsageError: no checkpoint, or not the one that the engine was built from.
     """
     from ssmt_edge.files import sha256
+    from ssmt_edge.weights import CHECKPOINT
 
     with needs("engines"):
         from engines import read_manifest
     wanted = read_manifest(engines[0]).checkpoint_sha256
-    shipped = Path(__file__).resolve().parent.parent / "weights" / "ssmt-lite.safetensors"
-    path = checkpoint or shipped
+    path = checkpoint or CHECKPOINT
     if checkpoint is not None and not checkpoint.is_file():
         raise UsageError(f"--checkpoint {checkpoint} does not exist; give the file that {engines[0]} was built from")
     found = sha256(path) if path.is_file() else None

@@ -48,15 +48,17 @@ def demo(
 
 
 def _close(engine: Path, overlay: Path, records: Path, reports: list[Path], report: dict[str, object]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     measured = report["engines"][0]  # type: ignore[index]
-    made = Table(title="ssmt-edge demo: research use only", title_justify="left", show_header=False)
-    made.add_row("engine", f"{engine}", f"{measured['gmac']:.2f} GMAC, {measured['parameters'] / 1e6:.2f} M parameters")
     latency = measured["end_to_end_ms"]
-    made.add_row("overlay video", f"{overlay}", "contour, tint and diameters on every frame")
-    made.add_row("records", f"{records}", "one JSON line a frame")
-    for path in reports:
-        made.add_row("report", f"{path}", f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms a frame")
-    Console(highlight=False).print(made)
+    speed = f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms a frame"
+    rows = [
+        ("engine", engine, f"{measured['gmac']:.2f} GMAC, {measured['parameters'] / 1e6:.2f} M parameters"),
+        ("overlay video", overlay, "contour, tint and diameters on every frame"),
+        ("records", records, "one JSON line a frame"),
+        *(("report", path, speed if path.suffix == ".html" else "") for path in reports),
+    ]
+    # plain lines: a drawn table would break long paths, which are there to be copied
+    width = max(len(str(path)) for _, path, _ in rows)
+    print("\nssmt-edge demo: research use only")
+    for name, path, what in rows:
+        print(f"{name:<13}  {path!s:<{width}}  {what}".rstrip())

@@ -31,5 +31,5 @@ class Network(nn.Module):
 
     def load_pretrained(self, resnet: str, vit: str) -> None:
         """Encoder weights from the hub or from local folders in the hub's format. OSError without network or cache;
-        ValueError for a network without such encoders."""
+        RuntimeError for weights of other sizes; ValueError for missing weights or a network without such encoders."""
         raise ValueError(f"{type(self).__name__} has no ResNet and ViT encoders")

@@ -86,5 +86,11 @@ class SsmtNet(Network):
         return [self.resnet.embedder.embedder.convolution, patches.projection]
 
     def load_pretrained(self, resnet: str, vit: str) -> None:
-        self.resnet = ResNetModel.from_pretrained(resnet, config=self.resnet.config)
-        self.vit = ViTModel.from_pretrained(vit, config=self.vit.config, add_pooling_layer=False)
+        for encoder, name, options in ((self.resnet, resnet, {}), (self.vit, vit, {"add_pooling_layer": False})):
+            loaded, info = type(encoder).from_pretrained(
+                name, config=encoder.config, output_loading_info=True, **options
+            )
+            if info["missing_keys"]:  # transformers leaves these random and goes on
+                raise ValueError(f"{name} has no weights for {sorted(info['missing_keys'])[0]}")
+            # into the encoder that is there: what was loaded is in evaluation mode, and in the file's precision
+            encoder.load_state_dict(loaded.state_dict())
