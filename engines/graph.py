@@ -41,7 +41,7 @@ def load_graph(path: Path) -> Graph:
         ExportError: missing, damaged, or not exported by ssmt-edge.
     """
     if not path.is_file():
-        raise ExportError(f"{path} does not exist; expected an ONNX file that `ssmt-edge export` wrote")
+        raise ExportError(f"{path} is not a file; expected an ONNX file that `ssmt-edge export` wrote")
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)

@@ -8,19 +8,14 @@ for result in ssmt_edge.stream(engine, "cine.dcm"): ...  # a video, a DICOM file
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from ssmt_edge.pipeline import stream
     from ssmt_edge.segment import Result, load
 
 __all__ = ["Result", "__version__", "load", "stream"]
-
-try:
-    __version__ = metadata.version("ssmt-edge")
-except metadata.PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0.1.0"
 
 # imported when first asked for: they bring numpy and OpenCV along, which `ssmt-edge --help` must not wait for
 _LAZY = {
@@ -31,6 +26,17 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("ssmt-edge")
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "0.1.0"

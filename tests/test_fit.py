@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,15 @@ def test_tiny_ssmt_net_runs_through_both_phases(config: TrainConfig, tmp_path: P
     assert load_checkpoint(tmp_path / "run" / "model.safetensors").spec.model == "ssmt-net-tiny"
 
 
+def test_resume_file_knows_the_best_score_of_its_own_epoch(config: TrainConfig, tmp_path: Path) -> None:
+    # or a worse epoch after resuming would take the place of the best one
+    run(replace(config, model="ssmt-net-tiny", phase="supervised", epochs=1), tmp_path / "run")
+    states = torch.load(tmp_path / "run" / "supervised" / "last.ckpt", weights_only=True)["callbacks"]
+    (best,) = (state for name, state in states.items() if "val_dice" in name)
+    (row,) = curve(tmp_path / "run", "supervised")
+    assert float(best["best_model_score"]) == float(row["val_dice"])
+
+
 def test_resuming_a_finished_run_changes_nothing(finished: Path, config: TrainConfig) -> None:
     before = digests(finished)
     lines = run(config, finished, resume=True)
@@ -130,7 +140,8 @@ def test_refused_without_training(finished: Path, config: TrainConfig, tmp_path:
     before = digests(finished)
     with pytest.raises(UsageError, match="is not empty; add --resume"):
         run(config, finished)
-    for name, value in (("lr", 0.5), ("epochs", 9), ("averaging", 0.5), ("data", ("elsewhere",))):
+    changes: dict[str, Any] = {"lr": 0.5, "epochs": 9, "averaging": 0.5, "data": ("elsewhere",)}
+    for name, value in changes.items():
         with pytest.raises(UsageError, match=f"was started with {name} = .*, now it is .*; resume unchanged"):
             run(replace(config, **{name: value}), finished, resume=True)
     with pytest.raises(UsageError, match="was started with init = None, now it is"):
@@ -153,7 +164,7 @@ def test_refused_without_training(finished: Path, config: TrainConfig, tmp_path:
     ],
 )
 def test_unusable_options_leave_no_folder(
-    config: TrainConfig, tmp_path: Path, change: dict[str, object], message: str
+    config: TrainConfig, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SsmtError, match=message):
         run(replace(config, **change), tmp_path / "run")
@@ -173,7 +184,7 @@ def test_unusable_options_leave_no_folder(
         ({"averaging": 1.0}, "averaging is 1.0"),
     ],
 )
-def test_impossible_options_are_one_line(change: dict[str, object], message: str) -> None:
+def test_impossible_options_are_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainConfig(**change)
 

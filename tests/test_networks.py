@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -46,12 +47,12 @@ def test_output_shapes_of_every_task_subset(name: str) -> None:
         with torch.inference_mode():
             outputs = network(frames, tasks)
         masks = [task for task in ("nodule", "gland") if task in tasks]
-            assert set(outputs) == {*tasks, *(f"{m}_coarse" for m in masks)}
-            for task in tasks:
-                assert outputs[task].shape == ((2,) if task == "size" else (2, 1, SIZE, SIZE)), task
-            for mask in masks:
-                coarse = [tuple(step.shape) for step in outputs[f"{mask}_coarse"]]
-                assert coarse == ([] if name == "ssmt-lite" else [(2, 1, SIZE // 2, SIZE // 2)] * 4)
+        assert set(outputs) == {*tasks, *(f"{m}_coarse" for m in masks)}
+        for task in tasks:
+            assert outputs[task].shape == ((2,) if task == "size" else (2, 1, SIZE, SIZE)), task
+        for mask in masks:
+            coarse = [tuple(step.shape) for step in outputs[f"{mask}_coarse"]]
+            assert coarse == ([] if name == "ssmt-lite" else [(2, 1, SIZE // 2, SIZE // 2)] * 4)
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("ssmt-net", 115e6, 130e6), ("ssmt-lite", 2.5e6, 4.5e6)])
@@ -138,7 +139,7 @@ class TestMaskedTransformerDecoder:
         return [torch.randn(2, 8, side, side) for side in self.SIDES]
 
     def left(self) -> Tensor:
-        logits = -torch.ones(2, 1, 16, 16)
+        logits: Tensor = -torch.ones(2, 1, 16, 16)
         logits[..., :8] = 1
         return logits
 
@@ -196,7 +197,7 @@ class TestMaskedTransformerDecoder:
             assert not torch.allclose(a[1], b[1])
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_finite_in_half_precision(self, decoder: MaskedTransformerDecoder, dtype: torch.dtype) -> None:
+    def test_finite_in_half_precision(self, decoder: MaskedTransformerDecoder, dtype: Any) -> None:
         nn.init.normal_(decoder.weight)
         refined = decoder.to(dtype)([s.to(dtype) for s in self.scales()], self.left().to(dtype))
         assert all(step.dtype == dtype and step.isfinite().all() for step in refined)

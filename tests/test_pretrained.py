@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ transformers = pytest.importorskip("transformers")
 from torch import nn  # noqa: E402
 
 from ssmt_edge.errors import CheckpointError  # noqa: E402
+from trainer.checkpoint import load_checkpoint  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
 from trainer.fit import train  # noqa: E402
 from trainer.nets import build_network  # noqa: E402
@@ -37,14 +39,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """ResNet and ViT of the tiny network's sizes, saved by transformers."""
     root = tmp_path_factory.mktemp("hub")
     torch.manual_seed(5)
-    tiny = build_network("ssmt-net-tiny", SIZE)
+    tiny: Any = build_network("ssmt-net-tiny", SIZE)
     transformers.ResNetModel(tiny.resnet.config).save_pretrained(root / "resnet")
     transformers.ViTModel(tiny.vit.config, add_pooling_layer=False).save_pretrained(root / "vit")
     return str(root / "resnet"), str(root / "vit")
 
 
 def test_weights_are_taken_over(folders: tuple[str, str]) -> None:
-    network = build_network("ssmt-net-tiny", SIZE)
+    network: Any = build_network("ssmt-net-tiny", SIZE)
     rest = {k: v.clone() for k, v in network.state_dict().items() if not k.startswith(("resnet.", "vit."))}
     network.load_pretrained(*folders)
     expected = transformers.ResNetModel.from_pretrained(folders[0]).state_dict()
@@ -60,12 +62,14 @@ def test_encoders_stay_in_training_mode_and_precision(folders: tuple[str, str], 
         halves.append(str(tmp_path / Path(folder).name))
         kind.from_pretrained(folder).half().save_pretrained(halves[-1])
     for names in (folders, tuple(halves)):
-        network = build_network("ssmt-net-tiny", SIZE)
+        network: Any = build_network("ssmt-net-tiny", SIZE)
         network.load_pretrained(*names)
         assert all(m.training for m in network.modules())
         assert {p.dtype for p in network.parameters()} == {torch.float32}
         assert all(p.requires_grad for p in network.parameters())
-        before = [m.running_mean.clone() for m in network.resnet.modules() if isinstance(m, nn.BatchNorm2d)]
+        before = [
+            torch.as_tensor(m.running_mean).clone() for m in network.resnet.modules() if isinstance(m, nn.BatchNorm2d)
+        ]
         network(torch.randn(2, 3, SIZE, SIZE), ("nodule",))
         after = [m.running_mean for m in network.resnet.modules() if isinstance(m, nn.BatchNorm2d)]
         assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -86,9 +90,7 @@ def test_a_run_starts_from_them(folders: tuple[str, str], phantom_set: Path, tmp
         pretrained=folders,
     )
     train(config, tmp_path / "run", say=lambda _: None)
-    from trainer.checkpoint import load_checkpoint
-
-    trained = load_checkpoint(tmp_path / "run" / "model.safetensors").network
+    trained: Any = load_checkpoint(tmp_path / "run" / "model.safetensors").network
     expected = transformers.ViTModel.from_pretrained(folders[1], add_pooling_layer=False).state_dict()
     for name, value in expected.items():
         torch.testing.assert_close(trained.vit.state_dict()[name], value, rtol=0, atol=1e-6)

@@ -174,12 +174,10 @@ def _fit(
         say(f"epoch {int(row['epoch']) + 1}/{epochs}, step {int(row['step'])}, loss {row['loss']:.4f}{dice}")
 
     files: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks: list[L.Callback] = [
-        Metrics(folder / "metrics.csv", report),
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **files),
-    ]
-    if held:
+    callbacks: list[L.Callback] = [Metrics(folder / "metrics.csv", report)]
+    if held:  # before `last`, which has to hold the best score so far, this epoch's included
         callbacks.append(ModelCheckpoint(filename="best", monitor="val_dice", mode="max", **files))
+    callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **files))
     if config.averaging and phase == "supervised":
         callbacks.append(EMAWeightAveraging(decay=config.averaging))
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -144,7 +144,9 @@ def caption(image: Image, result: Result) -> Image:
         else:
             text = f"{n.long_px:.0f} x {n.short_px:.0f} px, {TEXT}"
     scale = max(0.35, min(image.shape[:2]) / 900)
-    place = (round(8 * scale), image.shape[0] - round(16 * scale))
-    for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # black rim: readable on any ground
-        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
+    x, y = round(8 * scale) + 1, image.shape[0] - round(16 * scale)
+    # a black rim keeps it readable on any ground; shifted copies, because OpenCV 5 spaces thicker letters wider
+    for dx, dy, gray in ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, 255)):
+        place, colour = (x + dx, y + dy), (gray, gray, gray)
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
     return image
