@@ -50,9 +50,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network: reconstruction on unlabelled images, then all tasks, each where its label exists."""
-    from rich.console import Console
+    from ssmt_edge.cli.terminal import say
 
-    console = Console(stderr=True, highlight=False)
     with needs("trainer"):
         from trainer.config import TrainConfig
         from trainer.fit import train as fit
@@ -77,7 +76,7 @@ def train(
             precision=precision,
             pretrained=pretrained,
         )
-        result = fit(config, out, resume, init, say=console.print)
+        result = fit(config, out, resume, init, say=say)
     if as_json:
         print(json.dumps(result, indent=2))
     elif "val" in result:
