@@ -1,4 +1,4 @@
-"""Draws docs/overlay.png: the first phantoms of a seed with their true nodules and what an engine marks. Maintainers only.
+"""Draws docs/overlay.png: the first phantoms of a seed, their true nodules, what an engine marks. Maintainers only.
 
     python scripts/readme_picture.py ENGINE
 
