@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 import ssmt_edge
 from benchmarks.compare import METHOD, compare, ratio
-from benchmarks.contenders import HOW, check_peers, open_contender, reference_graph
-from benchmarks.environment import environment, load_average, physical_cores
+from benchmarks.contenders import HOW, check_peers, open_contender
+from benchmarks.environment import environment, load_average
 from benchmarks.measure import (
     WARMUP_RULE,
     Latencies,
@@ -27,7 +27,8 @@ from benchmarks.measure import (
     resident_mib,
     summary,
 )
-from engines import open_engine, read_manifest
+from engines import open_engine, read_manifest, reference_graph
+from engines.device import physical_cores
 from ssmt_edge.errors import UsageError
 from ssmt_edge.segment import Segmenter
 from ssmt_edge.spec import COUNT_RULE, Engine, EngineManifest

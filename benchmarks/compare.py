@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmt_edge.errors import EngineError
+from ssmt_edge.evaluate import threshold_level
 from ssmt_edge.spec import Engine
 
 SETTLE_FRAMES = 2
@@ -131,7 +132,7 @@ def _nodule(name: str, engine: Engine, frame: NDArray[np.uint8]) -> NDArray[Any]
 
 def _agreement(outputs: NDArray[Any], truth: NDArray[Any], threshold: float) -> float:
     """Mean over frames of the Dice of two masks; 1 where both are empty."""
-    a, b = outputs >= threshold * 255, truth >= threshold * 255
+    a, b = outputs >= threshold_level(threshold), truth >= threshold_level(threshold)
     both, total = (a & b).sum(axis=(1, 2, 3)), a.sum(axis=(1, 2, 3)) + b.sum(axis=(1, 2, 3))
     return float(np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1)).mean())
 

@@ -25,21 +25,6 @@ HOW = {
 }
 
 
-def reference_graph(folder: Path) -> Path:
-    """The FP32 graph of an engine folder: `reference.onnx`, or `model.onnx` where the engine itself is FP32.
-
-    Raises:
-        EngineError: there is neither.
-    """
-    for name in ("reference.onnx", "model.onnx"):
-        if (folder / name).is_file():
-            return folder / name
-    raise EngineError(
-        f"{folder} holds no reference.onnx and no model.onnx to compare with; build the engine again with "
-        f"ssmt-edge build-engine"
-    )
-
-
 def check_peers(names: Sequence[str], torch_given: bool) -> None:
     """Finds out before any measurement whether the peers can be opened, without importing them.
 

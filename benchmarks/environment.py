@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from engines.device import available_cores, physical_cores
+
 # instruction sets that decide how fast an INT8 or FP32 graph can run, under the names of /proc/cpuinfo
 _FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
           "asimd", "asimddp", "i8mm", "sve")  # fmt: skip
@@ -36,7 +38,7 @@ def environment() -> dict[str, Any]:
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
         "cores": physical_cores(),
-        "logical_cores": len(_allowed_cpus()),
+        "logical_cores": available_cores(),
         "cpu_quota": _cpu_quota(),
         "governor": _read(_CPUS / "cpu0/cpufreq/scaling_governor"),
         "clock_mhz": _number(info.get("cpu MHz")),
@@ -46,20 +48,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def physical_cores() -> int:
-    """Physical cores that this process may use, at least 1; hyperthreads of one core count once."""
-    allowed = _allowed_cpus()
-    siblings = {_read(_CPUS / f"cpu{n}/topology/thread_siblings_list") or str(n) for n in allowed}
-    return max(1, len(siblings))
-
-
 def load_average() -> list[float] | None:
     """Processes running or waiting, averaged over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
-
-
-def _allowed_cpus() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _read(path: Path) -> str | None:

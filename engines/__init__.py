@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-from engines.device import cpu_device
+from engines.device import available_cores, cpu_device
 from ssmt_edge.errors import EngineError, EngineMismatch, UsageError
 from ssmt_edge.files import sha256
-from ssmt_edge.spec import EngineManifest
-
-if TYPE_CHECKING:
-    from engines.onnxruntime_cpu import OnnxRuntimeEngine
+from ssmt_edge.spec import Engine, EngineManifest
 
 MANIFEST_FILE = "engine.json"
+REFERENCE_FILE = "reference.onnx"
 
 # name -> module, imported when a backend is used
 BACKENDS = {
@@ -45,14 +43,15 @@ def read_manifest(folder: Path) -> EngineManifest:
     """
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
-        raise EngineError(f"{folder} does not exist; expected an engine folder that `ssmt-edge build-engine` wrote")
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise EngineError(f"{folder} {what}; expected an engine folder that `ssmt-edge build-engine` wrote")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineError(
             f"{folder} holds no {MANIFEST_FILE}; expected an engine folder that build-engine wrote"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise EngineError(f"{path} is damaged ({error}); build the engine again") from None
     try:
         return EngineManifest.from_dict(values)
@@ -62,18 +61,22 @@ def read_manifest(folder: Path) -> EngineManifest:
         ) from None
 
 
-def open_engine(folder: Path, threads: int | None = None) -> OnnxRuntimeEngine:
+def open_engine(folder: Path, threads: int | None = None) -> Engine:
     """Opens an engine folder after checking its digests, versions and device.
 
     Args:
         folder: written by `build-engine`.
-        threads: CPU threads, None for all cores available.
+        threads: CPU threads, 1 to the cores that this process may use; None for the physical ones among them.
 
     Raises:
+        UsageError: `threads` out of range.
         EngineError: missing or damaged.
         EngineMismatch: built for another machine or version; the message names both sides and the command to rebuild.
         BackendUnavailable: this machine lacks what the backend needs.
     """
+    cores = available_cores()
+    if threads is not None and not 1 <= threads <= cores:
+        raise UsageError(f"threads is {threads}, expected 1 to {cores}, the cores that this process may use")
     manifest = read_manifest(folder)
     again = rebuild_command(folder, manifest)
     check_files(folder, manifest)
@@ -87,12 +90,14 @@ def open_engine(folder: Path, threads: int | None = None) -> OnnxRuntimeEngine:
         built, now = manifest.device.instruction_set, cpu_device().instruction_set
         if built != now:
             raise EngineMismatch(f"{folder} holds INT8 for a CPU with {built}, this one has {now}; {again}")
-    engine: OnnxRuntimeEngine = module.open(folder, manifest, threads)
+    engine: Engine = module.open(folder, manifest, threads)
     return engine
 
 
 def check_files(folder: Path, manifest: EngineManifest) -> None:
     """EngineError naming the first file that is missing or whose SHA-256 is not the manifest's."""
+    if not any(name.startswith("model.") for name in manifest.files):
+        raise EngineError(f"{folder / MANIFEST_FILE} names no model file; {rebuild_command(folder, manifest)}")
     for name, digest in manifest.files.items():
         path = folder / name
         if Path(name).name != name or not path.is_file():
@@ -109,9 +114,27 @@ def rebuild_command(folder: Path, manifest: EngineManifest | None = None) -> str
     if manifest is None:
         return f"rebuild it: ssmt-edge build-engine CHECKPOINT_OR_ONNX --out {folder} --precision fp32|int8"
     options = manifest.options
-    calib = f" --calib {options['calib']}" if options.get("calib") else ""
-    source = options.get("source", "CHECKPOINT_OR_ONNX")
-    return f"rebuild it: ssmt-edge build-engine {source} --out {folder} --precision {manifest.precision}{calib}"
+    words = ["ssmt-edge", "build-engine", str(options.get("source", "CHECKPOINT_OR_ONNX")), "--out", str(folder)]
+    words += ["--precision", manifest.precision, "--backend", manifest.backend]
+    for name in ("calib", "calib_frames", "max_dice_drop"):
+        if options.get(name) is not None:
+            words += ["--" + name.replace("_", "-"), str(options[name])]
+    words += ["--with-gland"] if options.get("with_gland") else []
+    return "rebuild it: " + shlex.join(words)
+
+
+def reference_graph(folder: Path) -> Path:
+    """The FP32 graph of an engine folder: `reference.onnx`, or `model.onnx` where the engine itself is FP32.
+
+    Raises:
+        EngineError: there is neither.
+    """
+    for name in (REFERENCE_FILE, "model.onnx"):
+        if (folder / name).is_file():
+            return folder / name
+    raise EngineError(
+        f"{folder} holds no FP32 graph to compare with; build the engine again with ssmt-edge build-engine"
+    )
 
 
 def _minor(version: str) -> tuple[str, ...]:

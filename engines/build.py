@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines import MANIFEST_FILE, backend, onnxruntime_cpu, open_engine, read_manifest
+from engines import (
+    MANIFEST_FILE,
+    REFERENCE_FILE,
+    backend,
+    onnxruntime_cpu,
+    open_engine,
+    read_manifest,
+    reference_graph,
+)
 from engines.calibrate import HELD_BACK, Calibration, Samples, collect, hold_back, load_calibration, measure_ranges
 from engines.count import count
 from engines.graph import Graph, load_graph, save_graph
@@ -20,7 +28,6 @@ from ssmt_edge.evaluate import evaluate
 from ssmt_edge.files import replacing_folder, sha256, write_json
 from ssmt_edge.spec import Engine, EngineManifest, Precision
 
-REFERENCE_FILE = "reference.onnx"
 CALIBRATION_FILE = "calibration.json"
 PARITY_FILE = "parity.json"
 Say = Callable[[str], None]
@@ -98,6 +105,8 @@ def build_engine(
         )
         with module.open(folder, manifest, None) as engine:
             parity = _compare(engine, graph, held, labelled, options.max_dice_drop, say)
+            if held is not None and calibration is not None:
+                parity["frames_from"] = "frames kept back from calibration"
         write_json(folder / PARITY_FILE, parity)
         _judge(parity, options.precision, options.max_dice_drop)
         files = {p.name: sha256(p) for p in sorted(folder.iterdir())}
@@ -107,6 +116,7 @@ def build_engine(
             "calib": str(options.calib) if options.calib else None,
             "calib_frames": options.calib_frames,
             "max_dice_drop": options.max_dice_drop,
+            "with_gland": options.with_gland,
         }
         sealed = EngineManifest(**{**vars(manifest), "files": files, "options": recorded, "build_seconds": seconds})
         write_json(folder / MANIFEST_FILE, sealed.to_dict())
@@ -132,8 +142,7 @@ def verify_engine(
     """
     manifest = read_manifest(folder)
     with open_engine(folder) as engine:
-        kept = folder / REFERENCE_FILE
-        graph = load_graph(kept if kept.is_file() else folder / onnxruntime_cpu.MODEL_FILE)
+        graph = load_graph(reference_graph(folder))
         held = collect(calib, graph.spec, say=say) if calib else None
         allowed = float(manifest.options.get("max_dice_drop", 0.005))
         parity = _compare(engine, graph, held, labelled, allowed, say)
@@ -161,9 +170,11 @@ def _calibrate(graph: Graph, options: BuildOptions, say: Say) -> tuple[Calibrati
         say(f"ranges of {calibration.frames} frames from {options.calib}")
         return calibration, None
     samples = collect(options.calib, graph.spec, options.calib_frames, say)
-    used, held = hold_back(samples)
     if options.precision != "int8":
-        return None, held
+        return None, samples
+    used, held = hold_back(samples)
+    if held is None:
+        say(f"{len(samples)} frames are too few to keep {HELD_BACK} of them back for the gate")
     say(f"calibrating on {len(used)} frames, {len(held) if held else 0} held back for the gate")
     return measure_ranges(graph, used, str(options.calib)), held
 
@@ -173,14 +184,14 @@ def _compare(
 ) -> dict[str, Any]:
     """Content of `parity.json`: agreement with the FP32 reference, and Dice against truth where labels are given."""
     if held is None:
-        say("no real frames to compare on (give --calib a folder of ultrasound): the gate runs on phantoms")
+        say("no real frames to compare on (--calib with a folder of ultrasound gives some): the gate runs on phantoms")
         frames = phantom_frames(graph.spec, HELD_BACK, seed=1)
         names = [f"phantom {i}" for i in range(HELD_BACK)]
     else:
         frames, names = held.frames, held.names
     with onnxruntime_cpu.open_graph(graph) as reference:
         parity = agreement(engine, infer_all(reference, frames), frames, names)
-        parity["frames_from"] = "phantoms" if held is None else "ultrasound that calibration has not seen"
+        parity["frames_from"] = "phantoms" if held is None else "frames given"
         parity["max_dice_drop"] = allowed
         say(
             f"agreement with FP32 on {parity['images']} frames: Dice {parity['agreement']:.4f}, largest probability "

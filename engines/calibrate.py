@@ -71,7 +71,7 @@ def load_calibration(path: Path, checkpoint_sha256: str) -> Calibration:
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
                 raise ValueError(f"range {low} to {high} of {name}")
         calibration = from_dict(Calibration, values)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CalibrationError(f"{path} is not a calibration file ({error}); calibrate on frames again") from None
     if calibration.checkpoint_sha256 != checkpoint_sha256:
         raise CalibrationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -28,3 +29,23 @@ def cpu_device() -> Device:
     flags = set(fields.get("flags", "").split())
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "avxvnni"})
     return Device(name, instruction_set="vnni" if vnni else "avx2")
+
+
+def available_cores() -> int:
+    """Logical cores that this process may use (a container or taskset may allow fewer than the machine has)."""
+    return len(_allowed())
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use, at least 1; hyperthreads of one core count once."""
+    siblings = set()
+    for n in _allowed():
+        try:
+            siblings.add(Path(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list").read_text().strip())
+        except OSError:
+            siblings.add(str(n))
+    return max(1, len(siblings))
+
+
+def _allowed() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

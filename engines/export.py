@@ -59,7 +59,7 @@ def export(
         if name not in loaded.spec.outputs:
             raise ExportError(f"{checkpoint} was never trained with {name} labels; train with them, or leave it out")
     reference = Deployed(loaded.network, loaded.spec, tuple(w for w in wanted if w in loaded.spec.outputs)).eval()
-    frames = phantom_frames(loaded.spec, 4)
+    frames = phantom_frames(loaded.spec, min(4, max_batch))
     expected = _torch_outputs(reference, frames)
 
     folded = fold_gray(reference)
@@ -97,8 +97,9 @@ def fold_gray(deployed: Deployed) -> Deployed:
 
 def _to_onnx(deployed: Deployed, max_batch: int) -> onnx.ModelProto:
     size = deployed.spec.input_size
-    example = torch.zeros((2, 1, size, size), dtype=torch.uint8)  # a batch of 1 would be taken for a constant
-    batch = torch.export.Dim("N", min=1, max=max_batch)
+    # a batch of 1 would be taken for a constant, which is right only where nothing else is asked for
+    example = torch.zeros((min(2, max_batch), 1, size, size), dtype=torch.uint8)
+    batch = torch.export.Dim("N", min=1, max=max_batch) if max_batch > 1 else None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -108,7 +109,7 @@ def _to_onnx(deployed: Deployed, max_batch: int) -> onnx.ModelProto:
             input_names=["frame"],
             output_names=list(deployed.outputs),
             opset_version=OPSET,
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=({0: batch},) if batch else None,
             external_data=False,
             dynamo=True,
         )

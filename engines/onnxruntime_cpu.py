@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engines.device import cpu_device
+from engines.device import cpu_device, physical_cores
 from ssmt_edge.errors import CalibrationError, EngineError, UsageError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
 
@@ -95,21 +94,16 @@ def session_options(threads: int | None, optimise: bool = True) -> ort.SessionOp
     """Options for one stream.
 
     Args:
-        threads: of one operator; None for one per core that this process may use.
+        threads: of one operator; None for one per physical core that this process may use.
         optimise: fuse and reorder; the reference runs the graph as it is written.
     """
     options = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads or available_cores()
+    options.intra_op_num_threads = threads or physical_cores()
     options.log_severity_level = 3  # errors only: warnings about unused initialisers are not the user's business
     return options
-
-
-def available_cores() -> int:
-    """Cores that this process may run on (a container or taskset may allow fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open(folder: Path, manifest: EngineManifest, threads: int | None = None) -> OnnxRuntimeEngine:

@@ -32,7 +32,9 @@ class Roi:
         x0, y0 = max(self.x, 0), max(self.y, 0)
         x1, y1 = min(self.x + self.width, shape[1]), min(self.y + self.height, shape[0])
         if x1 <= x0 or y1 <= y0:
-            raise ValueError(f"region {self} lies outside the {shape[1]} x {shape[0]} frame")
+            raise ValueError(
+                f"region {self.x},{self.y},{self.width},{self.height} lies outside the {shape[1]} x {shape[0]} frame"
+            )
         return Roi(x0, y0, x1 - x0, y1 - y0)
 
     @property

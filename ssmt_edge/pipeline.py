@@ -73,9 +73,9 @@ class Channel(Generic[_T]):
 
 def stream(
     engine: Engine | Segmenter,
-    source: str | Source,
+    source: str | Path | Source,
     *,
-    sinks: Sequence[str | Sink] = (),
+    sinks: Sequence[str | Path | Sink] = (),
     roi: RoiChoice | None = None,
     mm_per_pixel: float | None = None,
     queue_size: int = 4,
@@ -105,8 +105,10 @@ def stream(
         known.mm_per_pixel if mm_per_pixel is None else mm_per_pixel,
         known.threshold,
     )
-    _refuse_overwriting(source, sinks)
-    return _run(segmenter, source, sinks, queue_size)
+    source = str(source) if isinstance(source, Path) else source
+    given = [str(sink) if isinstance(sink, Path) else sink for sink in sinks]
+    _refuse_overwriting(source, given)
+    return _run(segmenter, source, given, queue_size)
 
 
 def _run(

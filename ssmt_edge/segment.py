@@ -131,6 +131,8 @@ class Segmenter:
             UsageError: the region lies outside the frame.
             EngineError: the engine failed or returned something else than it must.
         """
+        if not isinstance(pixels, np.ndarray):
+            raise SourceError(f"the frame is a {type(pixels).__name__}, expected a numpy array of uint8")
         job = Job(Frame(0, 0.0, pixels), time.perf_counter(), {"decode": 0.0})
         (job,) = self.locate([job])
         return self.postprocess(self.infer(self.preprocess(job)))

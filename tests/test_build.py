@@ -249,7 +249,7 @@ def test_what_an_int8_folder_holds(int8_engine: Path, tiny_checkpoint: Path, cal
 def test_what_parity_records(int8_engine: Path) -> None:
     parity = json.loads((int8_engine / "parity.json").read_text())
     assert parity["images"] == len(parity["per_image"]) == HELD_BACK
-    assert parity["frames_from"] == "ultrasound that calibration has not seen"
+    assert parity["frames_from"] == "frames kept back from calibration"
     rows = [row["agreement"] for row in parity["per_image"]]
     assert rows == sorted(rows) and parity["agreement"] == pytest.approx(np.mean(rows))
     assert {row["image"] for row in parity["per_image"]} <= {f"{i}.png" for i in range(40)}

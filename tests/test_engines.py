@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_a_manifest_without_a_field_names_it(copy: Path, field: str) -> None:
 
 def test_another_onnxruntime_is_a_mismatch(copy: Path) -> None:
     edit(copy, lambda values: values.update(backend_version="1.2.3"))
-    with pytest.raises(EngineMismatch, match=r"onnxruntime 1\.2\.3, here is .*rebuild it: .* --precision int8 --calib"):
+    with pytest.raises(
+        EngineMismatch, match=r"onnxruntime 1\.2\.3, here is .*rebuild it: .* --precision int8 .*--calib "
+    ):
         open_engine(copy)
     here = backend("onnxruntime").version()
     edit(copy, lambda values: values.update(backend_version=".".join([*here.split(".")[:2], "999"])))
@@ -162,3 +165,21 @@ def test_every_backend_has_the_four_functions(name: str) -> None:
 def test_tensorrt_says_what_is_missing() -> None:
     with pytest.raises(BackendUnavailable, match=r"TensorRT needs .*; use --backend onnxruntime"):
         backend("tensorrt").version()
+
+
+@pytest.mark.parametrize("threads", [0, -3, 9999])
+def test_threads_beyond_the_machine_are_refused(fp32_engine: Path, threads: int) -> None:
+    with pytest.raises(UsageError, match=rf"threads is {threads}, expected 1 to \d+"):
+        open_engine(fp32_engine, threads)
+
+
+def test_a_manifest_that_names_no_model_is_refused(copy: Path) -> None:
+    edit(copy, lambda m: m.update(files={}))
+    with pytest.raises(EngineError, match="names no model file"):
+        open_engine(copy)
+
+
+def test_the_command_that_rebuilds_is_one_that_a_shell_takes(int8_engine: Path) -> None:
+    words = shlex.split(engines.rebuild_command(Path("my engine"), read_manifest(int8_engine)).partition(": ")[2])
+    assert words[:2] == ["ssmt-edge", "build-engine"] and "my engine" in words
+    assert words[words.index("--precision") + 1] == "int8" and "--calib" in words and "--max-dice-drop" in words

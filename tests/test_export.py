@@ -186,3 +186,9 @@ def test_ssmt_net_with_gland_and_half_weights(cli: Cli, three_channels: Deployed
     expected = outputs(Deployed(three_channels.network, graph.spec, graph.outputs).eval(), frames)
     with open_graph(graph) as engine:
         assert max(max_difference(engine.infer(frames), expected).values()) <= exporting.TOLERANCE
+
+
+def test_a_graph_for_single_frames(tiny_checkpoint: Path) -> None:
+    graph = export(tiny_checkpoint, max_batch=1)
+    assert graph.max_batch == 1
+    assert graph.model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1

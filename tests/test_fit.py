@@ -342,3 +342,15 @@ def test_init_starts_from_a_checkpoint(finished: Path, config: TrainConfig, tmp_
     with pytest.raises(CheckpointError, match="is not a checkpoint of ssmt-edge"):
         run(tuned, tmp_path / "other", init=tmp_path / "random.safetensors")
     assert not (tmp_path / "other").exists()
+
+
+def test_nothing_to_resume_is_said(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run to resume"):
+        run(config, tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_weights_of_another_input_size_are_refused(config: TrainConfig, finished: Path, tmp_path: Path) -> None:
+    other = replace(config, input_size=2 * config.input_size)
+    with pytest.raises(CheckpointError, match="was trained at input size"):
+        run(other, tmp_path / "run", init=finished / "model.safetensors")

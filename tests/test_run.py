@@ -84,7 +84,13 @@ app = typer.Typer(); app.command()(run)
 app(["engine", {str(folder)!r}, "--sink", {str(tmp_path / "r.jsonl")!r}, "--sink", {str(tmp_path / "o.mp4")!r}])
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job that a shell put in the background inherits SIGINT ignored, and so would this one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     give_up = time.monotonic() + 30
     while not any(p.stat().st_size for p in tmp_path.glob(".r.*")) and time.monotonic() < give_up:

@@ -104,20 +104,21 @@ def test_records_are_one_json_line_a_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["png:{}", "{}/", "{}"])
-def test_masks_are_named_by_frame_and_old_ones_leave(tmp_path: Path, form: str) -> None:
+def test_masks_are_named_by_frame_and_never_touch_others(tmp_path: Path, form: str) -> None:
     folder = tmp_path / "m"
     if form == "{}":
         folder.mkdir()
-    first = open_sink(form.format(folder))
-    for i in range(4):
-        first.write(make_result(i))
-    first.close()
+    folder.mkdir(exist_ok=True)
     (folder / "notes.png").write_bytes(b"of somebody else")
-    second = open_sink(form.format(folder))
+    sink = open_sink(form.format(folder))
     result = make_result(1, disc(radius=10))
-    second.write(result)
-    second.close()
-    assert sorted(p.name for p in folder.iterdir()) == ["mask_000001.png", "notes.png"]
+    sink.write(result)
+    sink.close()
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert sorted(before) == ["mask_000001.png", "notes.png"]
+    with pytest.raises(SinkError, match="holds masks already"):
+        open_sink(form.format(folder))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
     mask = cv2.imread(str(folder / "mask_000001.png"), cv2.IMREAD_UNCHANGED)
     assert mask is not None and mask.dtype == np.uint8
     assert (mask == np.where(result.mask, 255, 0)).all()
@@ -141,7 +142,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path, name: st
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("uri", ["o.webm", "out", "", "rtmp://x/y"])
+@pytest.mark.parametrize("uri", ["o.webm", "out", "", "png:", "rtmp://x/y"])
 def test_unknown_sinks_are_named(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SinkError, match=r"expected a file ending with \.mp4"):

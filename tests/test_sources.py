@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from fakes import disc, write_folder
+from fakes import disc, make_result, write_folder
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.examples import get_path
@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
 
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
+from ssmt_edge.sinks import open_sink
 from ssmt_edge.sources import Frame, open_source
 
 
@@ -341,3 +342,20 @@ def test_real_dicom_files(shared_data: Path) -> None:
 def test_real_folder_of_frames(shared_data: Path) -> None:
     folder = shared_data / "vtus" / "0002" / "frames"
     assert len(frames_of(folder)) == len(list(folder.iterdir()))
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("a.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(SourceError, match="names no place"):
+        open_source("")
+
+
+def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sink = open_sink("12:30.mp4", 25.0)
+    for index in range(3):
+        sink.write(make_result(index))
+    sink.close()
+    with open_source("12:30.mp4") as source:
+        assert len(list(source)) == 3

@@ -265,3 +265,8 @@ def test_masks_of_the_stream_are_those_in_the_folder(folder: Path, tmp_path: Pat
         last = result
     mask = cv2.imread(str(tmp_path / "m" / f"mask_{last.frame:06d}.png"), cv2.IMREAD_UNCHANGED)
     assert mask is not None and (mask == np.where(last.mask, 255, 0)).all()
+
+
+def test_paths_are_taken_as_well_as_text(folder: Path, tmp_path: Path) -> None:
+    assert len(list(stream(BrightEngine(), folder, sinks=[tmp_path / "r.jsonl"]))) == len(list(folder.iterdir()))
+    assert (tmp_path / "r.jsonl").is_file()

@@ -50,7 +50,8 @@ def train(
         say: receives progress lines.
 
     Returns:
-        Content of `result.json`: Dice on `val` with its n, threshold, data summary, path of the checkpoint.
+        Content of `result.json`: Dice on `val` with its n, threshold, data summary, path of the checkpoint. After phase
+        `pretrain` alone there is no such file: path of `pretrained.safetensors` and number of images.
 
     Raises:
         DataError, CheckpointError, UsageError: one line each.
@@ -92,6 +93,11 @@ def train(
         start = load_checkpoint(init)
         if start.spec.model != config.model:
             raise CheckpointError(f"{init} is a {start.spec.model}; expected {config.model}, as --model says")
+        if start.spec.input_size != config.input_size:
+            raise CheckpointError(
+                f"{init} was trained at input size {start.spec.input_size}, not {config.input_size}; give --input-size "
+                f"{start.spec.input_size}"
+            )
         network.load_state_dict(start.network.state_dict())
 
     # not earlier, so that unusable options leave no folder behind
@@ -122,7 +128,7 @@ def _check_folder(out: Path, record: dict[str, Any], resume: bool) -> None:
             raise UsageError(f"{out} is not empty; add --resume to go on with it, or give another folder")
         return
     if not stored.is_file():
-        return
+        raise UsageError(f"{out} holds no run to resume (no config.json); leave --resume out to start one there")
     try:
         before = dict(json.loads(stored.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:

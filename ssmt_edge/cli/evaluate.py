@@ -55,6 +55,10 @@ def evaluate(
 
 def open_subject(path: Path, threads: int | None) -> Engine:
     """An engine folder or a checkpoint file behind the same protocol."""
+    if path.is_file() and path.suffix == ".onnx":
+        raise UsageError(
+            f"{path} is an ONNX file; give the engine folder that build-engine made of it, or a checkpoint"
+        )
     if path.suffix == ".safetensors" or path.is_file():
         with needs("trainer"):
             from trainer.deployed import open_checkpoint

@@ -57,7 +57,8 @@ def run(
         finally:
             # also after Ctrl-C or an error: what was done until then is in complete files
             if tally.frames:
-                tally.report([str(sink_path(uri)) for uri in sinks], frames.notes, as_json)
+                written = [str(path) for path in map(sink_path, sinks) if path.exists()]
+                tally.report(written, frames.notes, as_json)
 
 
 def _region(text: str) -> RoiChoice:

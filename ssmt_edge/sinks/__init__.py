@@ -64,9 +64,9 @@ def open_sink(uri: str, fps: float | None = None) -> Sink:
         module_name = BY_SCHEME[scheme]
     else:
         module_name = BY_SUFFIX.get(path.suffix.lower())
-    if module_name is None:
+    if module_name is None or uri == f"{scheme}:":
         raise SinkError(
-            f"{uri} is no kind of sink; expected a file ending with {', '.join(BY_SUFFIX)}, or a folder of PNG masks "
+            f"{uri!r} is no kind of sink; expected a file ending with {', '.join(BY_SUFFIX)}, or a folder of PNG masks "
             "ending with /"
         )
     module: Any = importlib.import_module(module_name)

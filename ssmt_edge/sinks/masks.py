@@ -24,14 +24,16 @@ def open_file(path: Path, fps: float | None) -> MasksSink:
 class MasksSink:
     """`mask_000012.png` is the mask of frame 12: gray, 255 in the nodule, 0 elsewhere, in the frame's own size.
 
-    Masks of an earlier run in the same folder are replaced, those left over removed; other files are not touched.
+    A folder that holds such masks already is refused: they might be somebody's truth, or mix with this run's.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._created = not path.exists()
-        self._written: set[str] = set()
+        self._empty = True
         with writing(path):
+            if path.is_dir() and any(_OURS.fullmatch(file.name) for file in path.iterdir()):
+                raise SinkError(f"{path} holds masks already; remove them or give another folder")
             path.mkdir(parents=True, exist_ok=True)
             probe = path / ".ssmt-edge.part"
             probe.touch()
@@ -44,13 +46,9 @@ class MasksSink:
             raise SinkError(f"{file} cannot be encoded as PNG; its mask is {result.mask.shape}")
         with writing(file), replacing(file) as part:
             part.write_bytes(encoded.tobytes())
-        self._written.add(file.name)
+        self._empty = False
 
     def close(self) -> None:
-        with writing(self._path):
-            if self._written:
-                for file in self._path.iterdir():
-                    if _OURS.fullmatch(file.name) and file.name not in self._written:
-                        file.unlink()
-            elif self._created:
+        if self._empty and self._created:
+            with writing(self._path):
                 self._path.rmdir()

@@ -50,7 +50,7 @@ class VideoSink:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._part.touch()  # FFmpeg would find out at the first frame only
-        self._container = av.open(str(self._part), "w")
+        self._container = av.open(str(self._part.resolve()), "w")  # FFmpeg takes "a:b.mp4" for a protocol
 
     def write(self, result: Result) -> None:
         image = draw(result)

@@ -79,6 +79,8 @@ def open_source(uri: str) -> Source:
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
         raise SourceError(f"{uri}: no source for {scheme}://; give a video file, a DICOM file or a folder of images")
+    if not (rest if separator else uri):
+        raise SourceError(f"the source {uri!r} names no place; give a video file, a DICOM file or a folder of images")
     path = Path(rest if separator else uri)
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a video file, a DICOM file or a folder of images")

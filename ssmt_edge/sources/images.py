@@ -60,7 +60,10 @@ def _by_number(file: Path) -> list[str | int]:
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR)
+    try:
+        image = cv2.imread(str(file), cv2.IMREAD_ANYCOLOR)
+    except cv2.error:  # a header that claims an absurd size
+        image = None
     if image is None:
         raise SourceError(f"{file} is not a readable image; remove or replace it")
     return cast("NDArray[np.uint8]", image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

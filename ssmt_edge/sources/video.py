@@ -34,7 +34,7 @@ class VideoSource:
         self.name = str(path)
         self.notes: list[str] = []
         try:
-            self._container = av.open(self.name)
+            self._container = av.open(str(path.resolve()))  # FFmpeg takes "a:b.mp4" for a protocol
         except av.error.FFmpegError as error:
             raise SourceError(f"{path} is not a readable video ({error.strerror}); give a video file") from None
         # FFmpeg would also paint text files ("tty")
