@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from torch import Tensor, nn
+
+from trainer.nets.blocks import MaskDecoder, SizeHead
 
 Outputs = dict[str, Tensor | list[Tensor]]
 
@@ -14,6 +16,10 @@ class Network(nn.Module):
 
     channels: int
     """input channels: 1, or 3 equal ones so that ImageNet weights fit"""
+    nodule: MaskDecoder
+    gland: MaskDecoder
+    reconstruction: MaskDecoder
+    size: SizeHead
 
     def forward(self, x: Tensor, tasks: Collection[str]) -> Outputs:
         """Normalised frames [N, channels, S, S] to the outputs of the tasks asked for, of:
@@ -24,6 +30,28 @@ class Network(nn.Module):
         size                            nodule area fraction [N], 0..1
         """
         raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def decode(
+        self, bottom: Tensor, skips: Sequence[Tensor], pooled: Tensor, size: int, tasks: Collection[str]
+    ) -> Outputs:
+        """The tasks' outputs from the encoder's maps: what every network's `forward` ends with.
+
+        Args:
+            bottom: coarsest map [N, C, H, W].
+            skips: finer maps, coarse to fine.
+            pooled: one vector a frame [N, D], for the size.
+            size: side S of the outputs.
+            tasks: of `nodule`, `gland`, `reconstruction`, `size`.
+        """
+        out: Outputs = {}
+        for task in ("nodule", "gland"):
+            if task in tasks:
+                out[task], out[f"{task}_coarse"] = getattr(self, task)(bottom, skips, size)
+        if "reconstruction" in tasks:
+            out["reconstruction"], _ = self.reconstruction(bottom, [], size)
+        if "size" in tasks:
+            out["size"] = self.size(pooled)[:, 0]
+        return out
 
     def input_convolutions(self) -> list[nn.Conv2d]:
         """The convolutions that read the frame itself; export folds gray channels and scale into them."""

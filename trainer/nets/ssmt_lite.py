@@ -53,7 +53,6 @@ class SsmtLite(Network):
 
     def forward(self, x: Tensor, tasks: Collection[str]) -> Outputs:
         """Normalised gray frames [N, 1, S, S] to the outputs of the tasks asked for; see `Network`."""
-        size = x.shape[-1]
         maps = [self.stem(x)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -61,15 +60,7 @@ class SsmtLite(Network):
         tokens = self.norm(self.attention(grid.flatten(2).transpose(1, 2) + self.position))  # [N, L, D]
         bottom = tokens.transpose(1, 2).unflatten(2, grid.shape[-2:])
         skips = maps[-2::-1]
-        out: Outputs = {}
-        for task in ("nodule", "gland"):
-            if task in tasks:
-                out[task], out[f"{task}_coarse"] = getattr(self, task)(bottom, skips, size)
-        if "reconstruction" in tasks:
-            out["reconstruction"], _ = self.reconstruction(bottom, [], size)
-        if "size" in tasks:
-            out["size"] = self.size(tokens.mean(dim=1))[:, 0]
-        return out
+        return self.decode(bottom, skips, tokens.mean(dim=1), x.shape[-1], tasks)
 
     def input_convolutions(self) -> list[nn.Conv2d]:
         return [cast(nn.Conv2d, self.stem[0])]

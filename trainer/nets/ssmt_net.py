@@ -57,7 +57,6 @@ class SsmtNet(Network):
 
     def forward(self, x: Tensor, tasks: Collection[str]) -> Outputs:
         """Normalised frames [N, 3, S, S] to the outputs of the tasks asked for; see `Network`."""
-        size = x.shape[-1]
         stem = self.resnet.embedder.embedder(x)  # [N, 64, S / 2, S / 2], before the max pooling: the finest skip
         x4 = self.resnet.embedder.pooler(stem)
         maps = [stem]
@@ -70,15 +69,7 @@ class SsmtNet(Network):
         deep = F.interpolate(self.deepest(maps[4]), size=local.shape[-2:], mode="bilinear", align_corners=False)
         bottom = self.fuse(torch.cat([local, deep, wide], dim=1))
         skips = [maps[2], maps[1], maps[0]]
-        out: Outputs = {}
-        for task in ("nodule", "gland"):
-            if task in tasks:
-                out[task], out[f"{task}_coarse"] = getattr(self, task)(bottom, skips, size)
-        if "reconstruction" in tasks:
-            out["reconstruction"], _ = self.reconstruction(bottom, [], size)
-        if "size" in tasks:
-            out["size"] = self.size(tokens[:, 0])[:, 0]
-        return out
+        return self.decode(bottom, skips, tokens[:, 0], x.shape[-1], tasks)
 
     def input_convolutions(self) -> list[nn.Conv2d]:
         patches = self.vit.embeddings.patch_embeddings
