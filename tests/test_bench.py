@@ -31,8 +31,8 @@ from ssmt_edge.errors import EngineError, MissingDependency, SinkError, SourceEr
 from ssmt_edge.segment import Segmenter
 from ssmt_edge.spec import Device, Engine, EngineManifest, Precision
 
-SLEEP = 0.004
-STALL = 0.4
+SLEEP = 0.02
+STALL = 0.8
 
 
 class StallingEngine(BrightEngine):
