@@ -104,9 +104,8 @@ def build_engine(
             gflops=round(cost.gflops, 4),
         )
         with module.open(folder, manifest, None) as engine:
-            parity = _compare(engine, graph, held, labelled, options.max_dice_drop, say)
-            if held is not None and calibration is not None:
-                parity["frames_from"] = "frames kept back from calibration"
+            origin = "frames kept back from calibration" if calibration else "frames given"
+            parity = _compare(engine, graph, held, origin, labelled, options.max_dice_drop, say)
         write_json(folder / PARITY_FILE, parity)
         _judge(parity, options.precision, options.max_dice_drop)
         files = {p.name: sha256(p) for p in sorted(folder.iterdir())}
@@ -145,7 +144,7 @@ def verify_engine(
         graph = load_graph(reference_graph(folder))
         held = collect(calib, graph.spec, say=say) if calib else None
         allowed = float(manifest.options.get("max_dice_drop", 0.005))
-        parity = _compare(engine, graph, held, labelled, allowed, say)
+        parity = _compare(engine, graph, held, "frames given", labelled, allowed, say)
     _judge(parity, manifest.precision, allowed)
     return parity
 
@@ -180,9 +179,20 @@ def _calibrate(graph: Graph, options: BuildOptions, say: Say) -> tuple[Calibrati
 
 
 def _compare(
-    engine: Engine, graph: Graph, held: Samples | None, labelled: list[Sample] | None, allowed: float, say: Say
+    engine: Engine,
+    graph: Graph,
+    held: Samples | None,
+    origin: str,
+    labelled: list[Sample] | None,
+    allowed: float,
+    say: Say,
 ) -> dict[str, Any]:
-    """Content of `parity.json`: agreement with the FP32 reference, and Dice against truth where labels are given."""
+    """Content of `parity.json`: agreement with the FP32 reference, and Dice against truth where labels are given.
+
+    Args:
+        held: frames to compare on, None for phantoms.
+        origin: what these frames are, for the report.
+    """
     if held is None:
         say("no real frames to compare on (--calib with a folder of ultrasound gives some): the gate runs on phantoms")
         frames = phantom_frames(graph.spec, HELD_BACK, seed=1)
@@ -191,7 +201,7 @@ def _compare(
         frames, names = held.frames, held.names
     with onnxruntime_cpu.open_graph(graph) as reference:
         parity = agreement(engine, infer_all(reference, frames), frames, names)
-        parity["frames_from"] = "phantoms" if held is None else "frames given"
+        parity["frames_from"] = "phantoms" if held is None else origin
         parity["max_dice_drop"] = allowed
         say(
             f"agreement with FP32 on {parity['images']} frames: Dice {parity['agreement']:.4f}, largest probability "

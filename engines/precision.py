@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -28,7 +30,7 @@ def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: st
     which saturates unless weights keep to 7 bits (`reduce_range`).
 
     Args:
-        instruction_set: `vnni`, `avx2`, `neon` or `generic`, see `engines.device`.
+        instruction_set: `vnni`, `avx2` or `neon`, see `engines.device`.
 
     Raises:
         CalibrationError: the ranges do not cover the graph's tensors.
@@ -50,7 +52,6 @@ def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: st
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in calibration.ranges.items()
     }
-    logging.getLogger("root").setLevel(logging.ERROR)
     quantiser = QDQQuantizer(
         model,
         per_channel=True,
@@ -63,9 +64,22 @@ def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: st
         op_types_to_quantize=list(QUANTISED),
         extra_options={"ActivationSymmetric": False},
     )
-    quantiser.quantize_model()
+    with _quiet():
+        quantiser.quantize_model()
     quantised: onnx.ModelProto = quantiser.model.model
     return quantised
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantizer's remarks on the root logger back, and the logger as the application has set it."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _reads_frame(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:

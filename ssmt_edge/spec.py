@@ -83,7 +83,7 @@ class Device:
     name: str
     """processor or GPU as it names itself"""
     instruction_set: str = ""
-    """CPU: the widest integer dot product it has, `vnni`, `avx2`, `neon` or `generic`"""
+    """CPU: the widest integer dot product it has, `vnni`, `avx2` or `neon`"""
     compute_capability: str = ""
     """GPU: e.g. `9.0`"""
 
