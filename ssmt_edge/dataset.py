@@ -149,6 +149,34 @@ def held_back(case: str, share: float = 0.125) -> str:
     return "val" if value < share else "train"
 
 
+def in_fold(samples: Sequence[Sample], fold: int, folds: int) -> list[Sample]:
+    """The samples split anew for cross-validation by case: those of `fold` become `val`, the others `train`.
+
+    Cases in the order of their SHA-256 are dealt to the folds in turn, so a case's fold depends on nothing but the set
+    of cases. A `test` split stays out of it.
+
+    Raises:
+        UsageError: `fold` is not one of 0..folds - 1, or there are fewer cases than folds.
+    """
+    cases = sorted({s.case for s in samples if s.split != "test"}, key=lambda c: hashlib.sha256(c.encode()).digest())
+    if not 0 <= fold < folds or folds > len(cases):
+        raise UsageError(
+            f"fold {fold} of {folds}, expected 0..{folds - 1} and no more folds than the {len(cases)} cases"
+        )
+    held = set(cases[fold::folds])
+    return [s if s.split == "test" else replace(s, split="val" if s.case in held else "train") for s in samples]
+
+
+def with_labels(samples: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:
+    """The samples of a share of the cases, 0 < fraction <= 1; at least one case.
+
+    The order of cases depends on the seed alone, so the 5 % set is part of the 10 % set.
+    """
+    cases = sorted({s.case for s in samples}, key=lambda c: hashlib.sha256(f"{seed}/{c}".encode()).digest())
+    kept = set(cases[: max(1, round(fraction * len(cases)))])
+    return [s for s in samples if s.case in kept]
+
+
 def is_labelled(root: Path) -> bool:
     """Whether a folder has one of the labelled layouts."""
     return any((root / name).is_dir() for name in ("trainval-image", "test-image", "thyroid-image", "image"))

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from ssmt_edge.errors import UsageError
 from ssmt_edge.spec import Crop, Resize
 from trainer.losses import LossWeights
+from trainer.nets.network import TASKS
 
 Phase = Literal["pretrain", "supervised", "both"]
 
@@ -32,6 +33,15 @@ class TrainConfig:
     weight_decay: float = 1e-4
     cross_entropy: float = 0.5
     """weight of cross-entropy beside Dice; 0 is the paper's loss"""
+    tasks: tuple[str, ...] = TASKS
+    """what is learnt; a task without labels is left out by itself"""
+    fold: int | None = None
+    """which of `folds` parts of the first data set, dealt by case, validates; None for the set's own split"""
+    folds: int = 5
+    label_fraction: float = 1.0
+    """share of the training cases that are used with their labels, 0..1; the others serve reconstruction only"""
+    freeze: Literal["none", "encoder"] = "none"
+    """`encoder` trains decoders and heads only: fine-tuning on little data"""
     averaging: float = 0.0
     """decay per step of the exponential moving average of weights; 0 for none"""
     weights: LossWeights = field(default_factory=LossWeights)
@@ -55,6 +65,12 @@ class TrainConfig:
         for name, choices in (("crop", Crop), ("resize", Resize)):
             if getattr(self, name) not in get_args(choices):
                 raise UsageError(f"{name} {getattr(self, name)!r}, expected one of {', '.join(get_args(choices))}")
+        if unknown := set(self.tasks) - set(TASKS):
+            raise UsageError(f"task {sorted(unknown)[0]!r}, expected some of {', '.join(TASKS)}")
+        if self.freeze not in ("none", "encoder"):
+            raise UsageError(f"freeze {self.freeze!r}, expected none or encoder")
+        if not 0 < self.label_fraction <= 1:
+            raise UsageError(f"label_fraction is {self.label_fraction}, expected 0 < fraction <= 1")
         if not 0 <= self.averaging < 1:
             raise UsageError(f"averaging is {self.averaging}, expected 0 <= decay < 1")
         if self.precision not in ("auto", "32", "bf16"):

@@ -60,9 +60,12 @@ def train(
     _check_folder(out, record, resume)
     L.seed_everything(config.seed, verbose=False)
     labelled = [dataset.load_samples(Path(d), "all") for d in config.data]
+    if config.fold is not None and labelled:
+        labelled[0] = dataset.in_fold(labelled[0], config.fold, config.folds)
     training = [s for samples in labelled for s in samples if s.split == "train"]
     validation = [s for s in labelled[0] if s.split == "val"] if labelled else []
     pool = [*dataset.load_unlabelled([Path(d) for d in config.unlabelled]), *training]
+    training = dataset.with_labels(training, config.label_fraction, config.seed) if training else []
     if config.phase != "pretrain" and not (training and validation):
         raise DataError("no labelled images to train and validate on; give --data with a data set that has both splits")
     if config.phase != "pretrain" and any(s.nodule is None for s in validation):
@@ -75,7 +78,7 @@ def train(
         config.input_size,
         gray_mean=0.0,
         gray_scale=1.0,
-        outputs=_trained_outputs(training) if config.phase != "pretrain" else (),
+        outputs=_trained_outputs(training, config.tasks) if config.phase != "pretrain" else (),
         crop=cast(Crop, config.crop),
         resize=cast(Resize, config.resize),
         trained_on=tuple(Path(d).name for d in (*config.data, *config.unlabelled)),
@@ -138,10 +141,10 @@ def _check_folder(out: Path, record: dict[str, Any], resume: bool) -> None:
             raise UsageError(f"{out} was started with {name} = {before.get(name)}, now it is {now}; resume unchanged")
 
 
-def _trained_outputs(training: list[dataset.Sample]) -> tuple[str, ...]:
-    nodule = ("nodule",) if any(s.nodule for s in training) else ()
-    gland = ("gland",) if any(s.gland for s in training) else ()
-    return nodule + gland + (("size",) if nodule else ())
+def _trained_outputs(training: list[dataset.Sample], tasks: tuple[str, ...]) -> tuple[str, ...]:
+    nodule = any(s.nodule for s in training)
+    present = {"nodule": nodule, "gland": any(s.gland for s in training), "size": nodule}
+    return tuple(task for task, labelled in present.items() if labelled and task in tasks)
 
 
 def _load_pretrained(network: Network, names: tuple[str, str]) -> None:
@@ -172,7 +175,10 @@ def _fit(
     options: dict[str, Any] = {"batch_size": batch, "num_workers": config.workers}
     loader = DataLoader(frames, sampler=EpochSampler(frames, config.seed), drop_last=True, **options)
     held_loader = DataLoader(held, **options) if held else None
-    tasks = (*spec.outputs, "reconstruction") if config.weights.reconstruction else spec.outputs
+    reconstruct = config.weights.reconstruction and "reconstruction" in config.tasks
+    tasks = (*spec.outputs, "reconstruction") if reconstruct else spec.outputs
+    if config.freeze == "encoder" and phase == "supervised":
+        network.freeze_encoder()
     module = SsmtModule(network, spec, config, phase, tasks, steps=len(loader) * epochs)
 
     def report(row: dict[str, float]) -> None:

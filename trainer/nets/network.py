@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from trainer.nets.blocks import MaskDecoder, SizeHead
 
+TASKS = ("nodule", "gland", "size", "reconstruction")
+"""each also the name of its decoder or head in the network"""
 Outputs = dict[str, Tensor | list[Tensor]]
 
 
@@ -20,6 +22,7 @@ class Network(nn.Module):
     gland: MaskDecoder
     reconstruction: MaskDecoder
     size: SizeHead
+    frozen = False
 
     def forward(self, x: Tensor, tasks: Collection[str]) -> Outputs:
         """Normalised frames [N, channels, S, S] to the outputs of the tasks asked for, of:
@@ -56,6 +59,24 @@ class Network(nn.Module):
     def input_convolutions(self) -> list[nn.Conv2d]:
         """The convolutions that read the frame itself; export folds gray channels and scale into them."""
         raise TypeError(f"{type(self).__name__} defines no input_convolutions")
+
+    def freeze_encoder(self) -> None:
+        """Leaves only decoders and heads to train; the frozen part stays in evaluation mode from now on."""
+        self.frozen = True
+        for child in self._encoder():
+            child.requires_grad_(False).eval()
+        for parameter in self.parameters(recurse=False):  # position embeddings
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        if self.frozen:  # its batch statistics belong to the data it was trained on
+            for child in self._encoder():
+                child.eval()
+        return self
+
+    def _encoder(self) -> list[nn.Module]:
+        return [child for name, child in self.named_children() if name not in TASKS]
 
     def load_pretrained(self, resnet: str, vit: str) -> None:
         """Encoder weights from the hub or from local folders in the hub's format. OSError without network or cache;
