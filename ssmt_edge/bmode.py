@@ -8,6 +8,7 @@ with depth, spatial compounding, log compression.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import cv2
@@ -20,13 +21,39 @@ Mask = NDArray[np.bool_]  # [H, W]
 Field = NDArray[np.float32]  # [H, W], or [W] for curves
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What a transducer and its setting change in a frame. Everything else follows from the frequency."""
+
+    mhz: float
+    """centre frequency"""
+    depth: tuple[float, float]
+    """imaging depth in mm is drawn from this range"""
+    radius: tuple[float, float] | None = None
+    """radius of a convex face in mm is drawn from this range; None: a linear array"""
+
+    @property
+    def coarseness(self) -> float:
+        """Wavelength against that at 12 MHz: the sizes of pulse and beam go with it."""
+        return 12.0 / self.mhz
+
+
+PROBES = {
+    "linear-12MHz": Probe(12.0, (34.0, 48.0)),
+    "linear-7MHz": Probe(7.0, (40.0, 58.0)),
+    "convex-5MHz": Probe(5.0, (50.0, 75.0), (50.0, 60.0)),
+}
+DEFAULT_PROBE = PROBES["linear-12MHz"]
+
+
 class Tissue:
     """Acoustic maps of a frame on its pixel grid, which organs are painted on; the imaging depth is drawn at random."""
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], probe: Probe = DEFAULT_PROBE) -> None:
         self.rng = rng
+        self.probe = probe
         self.height, self.width = size
-        self.mm = rng.uniform(34.0, 48.0) / self.height  # a pixel's side; the height is the imaging depth
+        self.mm = rng.uniform(*probe.depth) / self.height  # a pixel's side; the height is the imaging depth
         self.wide, self.deep = self.width * self.mm, self.height * self.mm
         self.z: Field = ((np.arange(self.height, dtype=np.float32) + 0.5) * self.mm)[:, None]
         self.echo: Field = np.zeros(size, np.float32)
@@ -102,9 +129,10 @@ def envelope(echoes: NDArray[np.float32], tissue: Tissue) -> Field:
     widens away from the focus, interpolated between three widths. White echoes keep their power.
     """
     rng = tissue.rng
-    pulse = max(rng.uniform(0.11, 0.2) / tissue.mm, 0.45)
-    beam = max(rng.uniform(0.2, 0.36) / tissue.mm, 0.5)
-    focus, rayleigh = tissue.deep * rng.uniform(0.3, 0.6), rng.uniform(10.0, 18.0)
+    coarse = tissue.probe.coarseness  # at equal cycles and F-number pulse, beam and depth of focus go with wavelength
+    pulse = max(rng.uniform(0.11, 0.2) * coarse / tissue.mm, 0.45)
+    beam = max(rng.uniform(0.2, 0.36) * coarse / tissue.mm, 0.5)
+    focus, rayleigh = tissue.deep * rng.uniform(0.3, 0.6), rng.uniform(10.0, 18.0) * coarse
     axial = _kernel(pulse)
     widths = beam * np.array([1.0, 1.6, 2.4])
     wanted = np.clip(beam * np.sqrt(1.0 + ((tissue.z - focus) / rayleigh) ** 2), widths[0], widths[-1])
@@ -125,7 +153,8 @@ def _kernel(sigma: float) -> NDArray[np.float32]:
 def bmode(tissue: Tissue) -> Gray:
     """The frame a scanner would show."""
     rng = tissue.rng
-    along_beams = np.cumsum(tissue.loss, axis=0, dtype=np.float32) * tissue.mm
+    # attenuation grows with frequency, and so do shadow and enhancement
+    along_beams = np.cumsum(tissue.loss, axis=0, dtype=np.float32) * (tissue.mm / tissue.probe.coarseness)
     lost = cv2.GaussianBlur(along_beams, (0, 0), sigmaX=max(0.45 / tissue.mm, 0.5), sigmaY=0.3)
     depth = tissue.z / tissue.deep
     # fat and muscle above each beam weaken it differently
@@ -149,3 +178,25 @@ def bmode(tissue: Tissue) -> Gray:
     decibel = 20.0 * np.log10(compound + 1e-6)
     dynamic_range, gray_of_gland = rng.uniform(48.0, 66.0), rng.uniform(78.0, 128.0)
     return cast(Gray, np.clip(gray_of_gland + 255.0 / dynamic_range * decibel, 0, 255).astype(np.uint8))
+
+
+def fan(tissue: Tissue, images: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """What a convex probe shows: rows become arcs around its centre of curvature, columns become diverging beams.
+
+    Beams keep their spacing at the depth of the gland (20 mm), so grains widen with depth as a convex array's do; the
+    frame cuts off what lies beside it, and is 0 above the probe's face and beyond the depth.
+
+    Args:
+        tissue: of a probe with a radius, which is drawn here.
+        images: [H, W] each, uint8 or bool.
+    """
+    assert tissue.probe.radius is not None
+    radius = tissue.rng.uniform(*tissue.probe.radius)
+    middle = radius + 20.0
+    x = ((np.arange(tissue.width, dtype=np.float32) + 0.5) * tissue.mm - tissue.wide / 2)[None, :]
+    below = tissue.z + radius  # from the centre of curvature
+    columns = (np.arctan2(x, below) * middle + tissue.wide / 2) / tissue.mm - 0.5
+    rows = (np.hypot(x, below) - radius) / tissue.mm - 0.5
+    maps = columns.astype(np.float32), rows.astype(np.float32)
+    bent = [cv2.remap(image.astype(np.uint8), *maps, interpolation=cv2.INTER_LINEAR) for image in images]
+    return [values.astype(image.dtype) for values, image in zip(bent, images, strict=True)]

@@ -1,20 +1,13 @@
-"""Labelled and unlabelled image folders in the layouts of TN3K, TG3K, DDTI and the synthetic set.
+"""Labelled and unlabelled images as samples with a split, by case.
 
-A `Sample` names files; nothing is decoded until `read_gray` / `read_mask`. The layout is told from the folders:
-
-    {trainval,test}-{image,mask}/     TN3K, also the synthetic set (with {trainval,test}-gland/ beside)
-    thyroid-{image,mask}/             TG3K: the masks are gland masks
-    image/ mask/ [cases.csv]          DDTI (processed) and any image/mask folder
-    *.png, *.jpg                      unlabelled images, searched recursively
+A `Sample` names files; nothing is decoded until `read_gray` / `read_mask`. Which folders are understood: `layouts`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -24,25 +17,29 @@ from numpy.typing import NDArray
 
 from ssmt_edge.errors import DataError, UsageError
 from ssmt_edge.geometry import Gray
+from ssmt_edge.layouts import SUFFIXES, Listing, MaskFiles, Sample, fold_files, is_busi_mask, layout_of, list_files
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+__all__ = [
+    "SUFFIXES",
+    "Sample",
+    "Split",
+    "held_back",
+    "in_fold",
+    "is_labelled",
+    "load_folded",
+    "load_samples",
+    "load_unlabelled",
+    "parse_split",
+    "read_gray",
+    "read_listing",
+    "read_mask",
+    "summary",
+    "to_mask",
+    "with_labels",
+]
+
 Split = Literal["train", "val", "test", "all"]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image file with the masks that exist for it."""
-
-    image: Path
-    nodule: Path | None = None
-    gland: Path | None = None
-    case: str = ""
-    """patient or case; images of one case never lie on both sides of a split"""
-    split: str = "train"
-
-    @property
-    def name(self) -> str:
-        return self.image.stem
+LOSSY = (".jpg", ".jpeg")
 
 
 def read_gray(path: Path) -> Gray:
@@ -56,91 +53,28 @@ def read_gray(path: Path) -> Gray:
     return cast(Gray, image)
 
 
-def read_mask(path: Path, image_shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """bool [H, W], value > 127 (JPEG masks have soft edges); DataError if it does not fit the image."""
-    mask = read_gray(path)
-    if mask.shape != image_shape[:2]:
-        raise DataError(
-            f"{path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {image_shape[1]} x {image_shape[0]}; "
-            "image and mask must have the same size"
-        )
-    return mask > 127
+def read_mask(files: MaskFiles, image_shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """bool [H, W], the union of the files as `to_mask` reads each; DataError if one does not fit the image."""
+    together = np.zeros(image_shape[:2], np.bool_)
+    for path in (files,) if isinstance(files, Path) else files:
+        mask = read_gray(path)
+        if mask.shape != image_shape[:2]:
+            raise DataError(
+                f"{path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {image_shape[1]} x {image_shape[0]}; "
+                "image and mask must have the same size"
+            )
+        together |= to_mask(mask, path)
+    return together
 
 
-def _images(folder: Path) -> list[Path]:
-    """Image files of one folder, numbered names in numerical order (TN3K's fold files count positions in it)."""
-    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    return sorted(files, key=lambda p: (0, int(p.stem), p.stem) if p.stem.isdecimal() else (1, 0, p.stem))
+def to_mask(gray: Gray, path: Path) -> NDArray[np.bool_]:
+    """bool [H, W] of a mask file's gray values: > 127 (JPEG masks have soft edges), or == 1 in masks of 0 and 1.
 
-
-def _pairs(images: Path, masks: Path, kind: str) -> list[tuple[Path, Path]]:
-    by_stem = {p.stem: p for p in _images(masks)} if masks.is_dir() else {}
-    pairs = []
-    for image in _images(images):
-        if image.stem not in by_stem:
-            raise DataError(f"{image} has no {kind} mask in {masks}; add the mask or remove the image")
-        pairs.append((image, by_stem[image.stem]))
-    return pairs
-
-
-def _tn3k(root: Path) -> list[Sample]:
-    samples = []
-    folds = {}
-    fold = root / "tn3k-trainval-fold0.json"
-    if fold.is_file():
-        try:
-            content = json.loads(fold.read_text())
-            folds = {int(i): "val" for i in content["val"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f'{fold} is not a fold file {{"train": [int], "val": [int]}}: {error}') from None
-    for part in ("trainval", "test"):
-        folder = root / f"{part}-image"
-        if not folder.is_dir():
-            continue
-        glands = root / f"{part}-gland"
-        gland = {p.stem: p for p in _images(glands)} if glands.is_dir() else {}
-        pairs = _pairs(folder, root / f"{part}-mask", "nodule")
-        if part == "trainval" and folds and max(folds) >= len(pairs):  # positions would name other images than meant
-            raise DataError(f"{fold} lists position {max(folds)}, but {folder} holds {len(pairs)} images; complete it")
-        for position, (image, mask) in enumerate(pairs):
-            split = "test" if part == "test" else folds.get(position, "train")
-            samples.append(Sample(image, mask, gland.get(image.stem), f"{part}-{image.stem}", split))
-    return samples
-
-
-def _tg3k(root: Path) -> list[Sample]:
-    pairs = _pairs(root / "thyroid-image", root / "thyroid-mask", "gland")
-    samples = [Sample(image, None, mask, image.stem) for image, mask in pairs]
-    split_file = root / "tg3k-trainval.json"
-    if split_file.is_file():
-        try:
-            held = {int(i) for i in json.loads(split_file.read_text())["val"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f'{split_file} is not a split file {{"train": [int], "val": [int]}}: {error}') from None
-        samples = [replace(s, split="val") if i in held else s for i, s in enumerate(samples)]
-    return samples
-
-
-def _image_mask(root: Path) -> list[Sample]:
-    cases: dict[str, tuple[str, str]] = {}
-    table = root / "cases.csv"
-    if table.is_file():
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as file:  # Excel starts the file with a byte order mark
-                rows = list(csv.DictReader(file))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table} is not a CSV file in UTF-8: {error}") from None
-        for row in rows:
-            if not {"image", "case", "split"} <= row.keys():
-                raise DataError(f"{table} lacks a column; expected image, case and split")
-            if row["split"] not in ("train", "val", "test", "", None):
-                raise DataError(f"{table} puts {row['image']} into split {row['split']!r}; expected train, val or test")
-            cases[row["image"]] = (row["case"] or row["image"], row["split"] or "")
-    samples = []
-    for image, mask in _pairs(root / "image", root / "mask", "nodule"):
-        case, split = cases.get(image.stem, (image.stem, ""))
-        samples.append(Sample(image, mask, None, case, split or held_back(case)))
-    return samples
+    JPEG never counts as a mask of 0 and 1: a value of 1 in it is noise.
+    """
+    if path.suffix.lower() not in LOSSY and gray.max(initial=0) == 1:
+        return cast("NDArray[np.bool_]", gray == 1)
+    return gray > 127
 
 
 def held_back(case: str, share: float = 0.125) -> str:
@@ -179,7 +113,7 @@ def with_labels(samples: Sequence[Sample], fraction: float, seed: int) -> list[S
 
 def is_labelled(root: Path) -> bool:
     """Whether a folder has one of the labelled layouts."""
-    return any((root / name).is_dir() for name in ("trainval-image", "test-image", "thyroid-image", "image"))
+    return layout_of(root) is not None
 
 
 def parse_split(text: str) -> Split:
@@ -189,39 +123,72 @@ def parse_split(text: str) -> Split:
     return cast(Split, text)
 
 
-def load_samples(root: Path, split: Split = "all") -> list[Sample]:
+def load_samples(root: Path, split: Split = "all", fold: int = 0) -> list[Sample]:
     """Labelled samples of a data set folder, in a fixed order.
 
-    Raises DataError for a folder that is missing, in none of the layouts, without images in `split`, or with an image
-    that has no mask.
+    Args:
+        root: folder in one of the layouts of `ssmt_edge.layouts`.
+        split: which samples.
+        fold: number of TN3K's fold file to split by; without any a fixed share of cases is held back.
+
+    Raises:
+        DataError: a folder that is missing, in none of the layouts, without images in `split`, or with an image that
+            has no mask.
+    """
+    listing = read_listing(root, fold)
+    if listing.without_mask:
+        image, expected = listing.without_mask[0]
+        raise DataError(f"{image} has no {expected}; add the mask or remove the image")
+    chosen = [s for s in listing.samples if split == "all" or s.split == split]
+    if not chosen:
+        found = sorted({s.split for s in listing.samples})
+        raise DataError(f"{root} has no images in split {split!r}; it has {', '.join(found) or 'no images at all'}")
+    return chosen
+
+
+def load_folded(root: Path, fold: int, folds: int) -> list[Sample]:
+    """All labelled samples, split for cross-validation: by TN3K's fold files where there are several, else `in_fold`.
+
+    Raises:
+        UsageError: no such fold, or another number of folds than the data set's own.
+        DataError: as `load_samples`.
+    """
+    own = fold_files(root)
+    if len(own) > 1:  # a single one is a plain split, as phantoms have it
+        if folds != len(own) or fold not in own:
+            raise UsageError(
+                f"fold {fold} of {folds}, but {root} brings its own folds {', '.join(map(str, own))}; ask for one of "
+                f"{len(own)}"
+            )
+        return load_samples(root, fold=fold)
+    return in_fold(load_samples(root), fold, folds)
+
+
+def read_listing(root: Path, fold: int = 0) -> Listing:
+    """Every file of a labelled data set, complete or not, with each sample's split decided.
+
+    Raises:
+        DataError: a folder that is missing or in none of the layouts, or a broken table of cases or folds.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder; give the folder of a data set")
-    if (root / "trainval-image").is_dir() or (root / "test-image").is_dir():
-        samples = _tn3k(root)
-        # without a fold file a fixed share is held back for validation
-        if not any(s.split == "val" for s in samples):
-            samples = [s if s.split == "test" else replace(s, split=held_back(s.case)) for s in samples]
-    elif (root / "thyroid-image").is_dir():
-        samples = _tg3k(root)
-    elif (root / "image").is_dir():
-        samples = _image_mask(root)
-    else:
+    listing = list_files(root, fold)
+    if listing is None and any(root.glob("*.xml")):
+        raise DataError(f"{root} holds XML files; if it is DDTI as published, run: ssmt-edge data convert {root}")
+    if listing is None:
         raise DataError(
-            f"{root} holds no data set: expected image/ and mask/ (DDTI), trainval-image/ and trainval-mask/ (TN3K) "
-            "or thyroid-image/ and thyroid-mask/ (TG3K)"
+            f"{root} holds no data set: expected image/ and mask/ (DDTI), trainval-image/ and trainval-mask/ (TN3K), "
+            "thyroid-image/ and thyroid-mask/ (TG3K) or benign/, malignant/ and normal/ (BUSI)"
         )
-    chosen = [s for s in samples if split == "all" or s.split == split]
-    if not chosen:
-        found = sorted({s.split for s in samples})
-        raise DataError(f"{root} has no images in split {split!r}; it has {', '.join(found) or 'no images at all'}")
-    return chosen
+    listing.samples = [s if s.split else replace(s, split=held_back(s.case)) for s in listing.samples]
+    return listing
 
 
 def load_unlabelled(roots: Sequence[Path]) -> list[Sample]:
     """Every image below the folders, in a fixed order. DataError if there is none.
 
-    Sub-folders of masks are skipped: `mask`, `masks`, `gland` and names that end so (`trainval-mask`).
+    Sub-folders of masks are skipped: `mask`, `masks`, `gland` and names that end so (`trainval-mask`); so are files
+    named like BUSI's masks (`benign (1)_mask.png`).
     """
     samples: list[Sample] = []
     for root in roots:
@@ -233,6 +200,7 @@ def load_unlabelled(roots: Sequence[Path]) -> list[Sample]:
             if p.suffix.lower() in SUFFIXES
             and not p.name.startswith(".")
             and not any(part.endswith(("mask", "masks", "gland")) for part in p.relative_to(root).parts[:-1])
+            and not is_busi_mask(p)
         ]
         if not found:
             raise DataError(f"{root} holds no images ({', '.join(SUFFIXES)})")
@@ -242,7 +210,7 @@ def load_unlabelled(roots: Sequence[Path]) -> list[Sample]:
 
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
     """Counts that a run prints and saves: images, cases, masks by task, empty nodule masks."""
-    empty = sum(1 for s in samples if s.nodule and not (read_gray(s.nodule) > 127).any())
+    empty = sum(1 for s in samples if s.nodule and not _marked(s.nodule))
     return {
         "images": len(samples),
         "cases": len({s.case for s in samples}),
@@ -250,3 +218,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
         "empty_nodule_masks": empty,
         "gland_masks": sum(s.gland is not None for s in samples),
     }
+
+
+def _marked(files: MaskFiles) -> bool:
+    return any(to_mask(read_gray(p), p).any() for p in ((files,) if isinstance(files, Path) else files))

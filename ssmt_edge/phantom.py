@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from ssmt_edge import __version__
-from ssmt_edge.bmode import Field, Mask, Tissue, bmode
+from ssmt_edge.bmode import DEFAULT_PROBE, PROBES, Field, Mask, Probe, Tissue, bmode, fan
 from ssmt_edge.errors import SinkError, UsageError
 from ssmt_edge.files import replacing_folder
 from ssmt_edge.geometry import Gray
@@ -233,20 +233,24 @@ def _neck(tissue: Tissue) -> tuple[Mask, Mask]:
     return together, gland
 
 
-def phantom(rng: np.random.Generator, size: tuple[int, int] = (256, 256)) -> Phantom:
+def phantom(rng: np.random.Generator, size: tuple[int, int] = (256, 256), probe: Probe = DEFAULT_PROBE) -> Phantom:
     """One synthetic frame; the same generator state gives the same frame.
 
     Args:
         rng: source of every random choice.
         size: height and width in pixels, each 64..1024.
+        probe: the transducer; `PROBES` names some.
 
     Raises:
         UsageError: a size outside that range.
     """
     _check_size(size)
-    tissue = Tissue(rng, size)
+    tissue = Tissue(rng, size, probe)
     nodule, gland = tissue.warped(_neck(tissue))
-    return Phantom(bmode(tissue), nodule, gland)
+    image = bmode(tissue)
+    if probe.radius is not None:
+        image, nodule, gland = fan(tissue, (image, nodule, gland))
+    return Phantom(image, nodule, gland)
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -254,7 +258,8 @@ def _check_size(size: tuple[int, int]) -> None:
         raise UsageError(f"a phantom of {size[1]} x {size[0]} pixels, expected sides of {SIDES[0]} to {SIDES[1]}")
 
 
-README = """Synthetic thyroid ultrasound, made by ssmt-edge {version} (ssmt-edge data phantom), seed {seed}.
+README = """Synthetic thyroid ultrasound, made by ssmt-edge {version} (ssmt-edge data phantom), seed {seed},
+probe {probe}.
 
 {count} frames for training and validation and {test_count} for testing, {width} x {height} pixels. No patient was
 scanned: a random anatomy was painted and imaged by a sketch of ultrasound physics. Good for tests, for gland labels
@@ -273,6 +278,7 @@ def write_set(
     size: tuple[int, int] = (256, 256),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    probe: str = "linear-12MHz",
 ) -> None:
     """Writes a synthetic data set in TN3K's layout, complete or not at all; every 8th frame is for validation.
 
@@ -283,9 +289,10 @@ def write_set(
         size: height and width in pixels, each 64..1024.
         seed: 0 or greater; frame i of a split depends on the seed and i alone.
         progress: called with frames done and frames in all, after each frame.
+        probe: a name of `PROBES`.
 
     Raises:
-        UsageError: an impossible count, size or seed.
+        UsageError: an impossible count, size or seed, or an unknown probe.
         SinkError: `out` is in use or cannot be written.
     """
     for name, value, least in (("count", count, 2), ("test count", test_count, 0)):
@@ -293,6 +300,8 @@ def write_set(
             raise UsageError(f"a phantom set with {name} {value}, expected {least} to 9999")
     if seed < 0:
         raise UsageError(f"seed {seed}, expected 0 or greater")
+    if probe not in PROBES:
+        raise UsageError(f"probe {probe!r}, expected one of {', '.join(PROBES)}")
     _check_size(size)
     validation = list(range(7, count, 8)) or [count - 1]
     fold = {"train": sorted(set(range(count)) - set(validation)), "val": validation}
@@ -306,7 +315,7 @@ def write_set(
                 for kind in ("image", "mask", "gland") if frames else ():
                     (folder / f"{split}-{kind}").mkdir()
                 for i in range(frames):
-                    frame = phantom(np.random.default_rng([seed, part, i]), size)
+                    frame = phantom(np.random.default_rng([seed, part, i]), size, PROBES[probe])
                     masks = [mask.astype(np.uint8) * 255 for mask in (frame.nodule, frame.gland)]
                     for kind, pixels in zip(("image", "mask", "gland"), (frame.image, *masks), strict=True):
                         encoded = cv2.imencode(".png", pixels)[1].tobytes()
@@ -315,7 +324,13 @@ def write_set(
                         progress(part * count + i + 1, count + test_count)
             (folder / "tn3k-trainval-fold0.json").write_text(json.dumps(fold) + "\n", encoding="utf-8")
             text = README.format(
-                version=__version__, seed=seed, count=count, test_count=test_count, width=size[1], height=size[0]
+                version=__version__,
+                seed=seed,
+                probe=probe,
+                count=count,
+                test_count=test_count,
+                width=size[1],
+                height=size[0],
             )
             (folder / "README.txt").write_text(text, encoding="utf-8")
     except OSError as error:

@@ -7,8 +7,18 @@ import cv2
 import numpy as np
 import pytest
 
-from ssmt_edge.dataset import Sample, held_back, load_samples, load_unlabelled, read_gray, read_mask, summary
-from ssmt_edge.errors import DataError
+from ssmt_edge.dataset import (
+    Sample,
+    held_back,
+    in_fold,
+    load_folded,
+    load_samples,
+    load_unlabelled,
+    read_gray,
+    read_mask,
+    summary,
+)
+from ssmt_edge.errors import DataError, UsageError
 
 
 def draw(path: Path, value: int = 128, size: tuple[int, int] = (20, 30)) -> Path:
@@ -62,6 +72,53 @@ def test_a_fold_file_for_more_images_than_there_are(tmp_path: Path) -> None:
     tn3k(tmp_path)
     (tmp_path / "tn3k-trainval-fold0.json").write_text('{"train": [0], "val": [3, 12]}')
     with pytest.raises(DataError, match=r"position 12, but .*trainval-image holds 12 images"):
+        load_samples(tmp_path)
+
+
+def test_tn3k_brings_its_own_folds(tmp_path: Path) -> None:
+    tn3k(tmp_path)
+    for fold, val in enumerate(([2, 10], [0, 1], [3])):
+        (tmp_path / f"tn3k-trainval-fold{fold}.json").write_text(json.dumps({"train": [], "val": val}))
+    assert [s.name for s in load_samples(tmp_path, "val")] == ["2", "10"], "fold 0 unless another is asked for"
+    assert [s.name for s in load_samples(tmp_path, "val", fold=1)] == ["0", "1"]
+    folded = load_folded(tmp_path, 2, 3)
+    assert [s.name for s in folded if s.split == "val"] == ["3"]
+    assert [s.split for s in folded].count("test") == 2
+    with pytest.raises(DataError, match=r"no fold file tn3k-trainval-fold7\.json; it has folds: 0, 1, 2"):
+        load_samples(tmp_path, fold=7)
+    for fold, folds in ((0, 5), (3, 3)):
+        with pytest.raises(UsageError, match="its own folds 0, 1, 2"):
+            load_folded(tmp_path, fold, folds)
+
+
+def test_folds_are_dealt_by_case_where_a_set_has_none(tmp_path: Path) -> None:
+    tn3k(tmp_path)
+    (tmp_path / "tn3k-trainval-fold0.json").write_text('{"train": [], "val": [3]}')  # a plain split, as of phantoms
+    assert load_folded(tmp_path, 1, 4) == in_fold(load_samples(tmp_path), 1, 4)
+    held = [{s.case for s in load_folded(tmp_path, k, 4) if s.split == "val"} for k in range(4)]
+    assert sorted(map(len, held)) == [3, 3, 3, 3] and len(set.union(*held)) == 12
+
+
+def test_busi_as_published(tmp_path: Path) -> None:
+    """Several masks an image, their union counts; no mask file is taken for an image."""
+    for name, count in (("benign", 2), ("malignant", 1), ("normal", 1)):
+        for i in range(1, count + 1):
+            draw(tmp_path / name / f"{name} ({i}).png")
+            draw(tmp_path / name / f"{name} ({i})_mask.png", 0)
+    for i, column in enumerate((3, 20)):
+        mask = np.zeros((20, 30), np.uint8)
+        mask[:, column] = 255
+        assert cv2.imwrite(str(tmp_path / "benign" / f"benign (2)_mask{'_1' * i}.png"), mask)
+    samples = load_samples(tmp_path)
+    assert [s.name for s in samples] == ["benign (1)", "benign (2)", "malignant (1)", "normal (1)"]
+    assert samples[1].nodule is not None
+    assert np.flatnonzero(read_mask(samples[1].nodule, (20, 30)).any(axis=0)).tolist() == [3, 20]
+    assert summary(samples)["empty_nodule_masks"] == 3
+    assert [s.name for s in load_unlabelled([tmp_path])] == [s.name for s in samples]
+    (tmp_path / "cases.csv").write_text("image,case,split\nbenign (1),x,val\nnormal (1),x,val\n")
+    assert [s.case for s in load_samples(tmp_path, "val")].count("x") == 2
+    (tmp_path / "normal" / "normal (1)_mask.png").unlink()
+    with pytest.raises(DataError, match=r"normal \(1\)\.png has no normal \(1\)_mask\.png beside it"):
         load_samples(tmp_path)
 
 
@@ -120,6 +177,13 @@ def test_held_back_is_a_fixed_share() -> None:
     assert 0.10 < splits.count("val") / 2000 < 0.15
 
 
+def test_ddti_as_published_is_sent_to_the_converter(tmp_path: Path) -> None:
+    draw(tmp_path / "1.jpg")
+    (tmp_path / "1.xml").write_text("<case/>")
+    with pytest.raises(DataError, match="ssmt-edge data convert"):
+        load_samples(tmp_path)
+
+
 def test_an_image_without_a_mask_is_named(tmp_path: Path) -> None:
     tn3k(tmp_path)
     (tmp_path / "trainval-mask" / "7.jpg").unlink()
@@ -157,6 +221,15 @@ def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
 def test_jpeg_masks_are_cut_at_half(tmp_path: Path) -> None:
     assert read_mask(draw(tmp_path / "over.png", 128), (20, 30)).all()
     assert not read_mask(draw(tmp_path / "under.png", 127), (20, 30)).any()
+
+
+def test_masks_of_0_and_1_count_where_nothing_can_blur_them(tmp_path: Path) -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:5, 4:9] = 1
+    assert cv2.imwrite(str(tmp_path / "exact.png"), mask)
+    assert (read_mask(tmp_path / "exact.png", (20, 30)) == (mask == 1)).all()
+    noise = draw(tmp_path / "noise.jpg", 1)
+    assert read_gray(noise).max() == 1 and not read_mask(noise, (20, 30)).any()
 
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:

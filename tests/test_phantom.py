@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ssmt_edge.bmode import Tissue, bmode, envelope
+from ssmt_edge.bmode import PROBES, Tissue, bmode, envelope
 from ssmt_edge.cli import main
 from ssmt_edge.dataset import load_samples, read_gray, read_mask, summary
 from ssmt_edge.errors import SinkError, UsageError
@@ -88,6 +88,40 @@ def test_what_lies_behind_a_cyst_is_brighter_and_behind_the_trachea_darker() -> 
 def test_the_scan_area_of_a_phantom_holds_its_nodules(frames: list[Phantom]) -> None:
     kept = [p.nodule[scan_area([p.image]).slices].sum() / p.nodule.sum() for p in frames if p.nodule.any()]
     assert np.mean(np.array(kept) > 0.99) > 0.97
+
+
+def test_the_default_probe_makes_the_frames_of_before() -> None:
+    """Figures of version 0.1.0; a choice drawn once more or in another order gives another anatomy altogether."""
+    made = [phantom(np.random.default_rng([5, i]), (96, 128)) for i in range(3)]
+    assert [int(p.nodule.sum()) for p in made] == pytest.approx([818, 439, 268], abs=3)
+    assert [int(p.gland.sum()) for p in made] == pytest.approx([1763, 1176, 2402], abs=3)
+    assert [float(p.image.mean()) for p in made] == pytest.approx([31.632, 50.687, 52.699], abs=0.05)
+
+
+def test_grains_go_with_the_wavelength() -> None:
+    """Half-width of the speckle's correlation in mm, against that at 12 MHz."""
+
+    def width(name: str, axis: int) -> float:
+        widths = []
+        for seed in range(8):
+            tissue = Tissue(np.random.default_rng(seed), (256, 256), PROBES[name])
+            values = envelope(tissue.rng.standard_normal((256, 256, 2), np.float32), tissue)
+            deviation = np.moveaxis(values - values.mean(), axis, 0)
+            fall = [(deviation[:244] * deviation[k : 244 + k]).mean() / deviation.var() for k in range(12)]
+            widths.append(np.interp(-0.5, -np.array(fall), np.arange(12)) * tissue.mm)
+        return float(np.mean(widths))
+
+    for name in ("linear-7MHz", "convex-5MHz"):
+        for axis in (0, 1):
+            assert width(name, axis) / width("linear-12MHz", axis) == pytest.approx(PROBES[name].coarseness, rel=0.2)
+
+
+def test_a_convex_probe_shows_a_fan() -> None:
+    for i in range(6):
+        p = phantom(np.random.default_rng([3, i]), (192, 192), PROBES["convex-5MHz"])
+        assert not p.image[:8, :8].any() and not p.image[:8, -8:].any() and not p.image[-1, 0], "outside of the fan"
+        assert p.image[10:150, 90:100].any(axis=1).mean() > 0.8, "the fan itself, but for shadows"
+        assert not (p.nodule & ~p.gland).any() and p.gland.any()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 512), (512, 64), (200, 301)])
@@ -177,7 +211,7 @@ def test_command_writes_a_set(
     assert printed.err == "", "no progress bar unless on a terminal"
     result = json.loads(printed.out)
     assert result["splits"] == {"train": 8, "val": 1, "test": 2}
-    assert result["images"] == 11 and result["gland_masks"] == 11
+    assert result["images"] == 11 and result["gland_masks"] == 11 and result["probe"] == "linear-12MHz"
     samples = load_samples(out)
     assert read_gray(samples[0].image).shape == (64, 80), "width x height on the command line"
     assert result["empty_nodule_masks"] == summary(samples)["empty_nodule_masks"]
@@ -189,6 +223,7 @@ def test_command_writes_a_set(
         (["--count", "0"], 2, "count 0"),
         (["--size", "big"], 2, "'big'"),
         (["--size", "8"], 2, "8 x 8"),
+        (["--probe", "linear-9MHz"], 2, "linear-12MHz, linear-7MHz, convex-5MHz"),
         (["--out", "taken"], 1, "taken is not empty"),
         (["--out", "."], 1, "not empty"),
         (["--out", "/proc/set"], 1, "/proc/set"),
