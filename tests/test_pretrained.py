@@ -11,13 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ssmt_edge.errors import CheckpointError  # noqa: E402
 from trainer.checkpoint import load_checkpoint  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
 from trainer.fit import train  # noqa: E402
-from trainer.nets import build_network  # noqa: E402
+from trainer.nets import NETWORKS, build_network  # noqa: E402
 
 SIZE = 32
 
@@ -54,6 +55,39 @@ def test_weights_are_taken_over(folders: tuple[str, str]) -> None:
     expected = transformers.ViTModel.from_pretrained(folders[1], add_pooling_layer=False).state_dict()
     assert all(torch.equal(network.vit.state_dict()[name], value) for name, value in expected.items())
     assert all(torch.equal(network.state_dict()[name], value) for name, value in rest.items())
+
+
+def test_transunet_takes_the_hybrid_and_the_layers_of_a_vit(folders: tuple[str, str], tmp_path: Path) -> None:
+    small = {"embedding_size": 16, "hidden_sizes": [32, 64, 96], "depths": [1, 1, 1], "num_groups": 8}
+    vit = transformers.ViTModel.from_pretrained(folders[1], add_pooling_layer=False)
+    layers = {k: getattr(vit.config, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    vit_options = {**layers, "intermediate_size": vit.config.intermediate_size}
+    network: Any = NETWORKS["transunet"](input_size=SIZE, resnet=small, vit=vit_options)
+    projection = network.vit.embeddings.patch_embeddings.projection.weight.clone()
+    decoder = {k: v.clone() for k, v in network.nodule.state_dict().items()}
+    bit = transformers.BitModel(transformers.BitConfig(layer_type="bottleneck", **small)).eval()
+    torch.nn.init.normal_(bit.embedder.convolution.weight, mean=1)
+    prefix = "vit.embeddings.patch_embeddings.backbone.bit."  # as in google/vit-hybrid-base-bit-384
+    (tmp_path / "hybrid").mkdir()
+    bit.config.save_pretrained(tmp_path / "hybrid")
+    state = {prefix + k: v.contiguous() for k, v in bit.state_dict().items()}
+    save_file(
+        {**state, "vit.layernorm.bias": torch.zeros(3)}, tmp_path / "hybrid" / "model.safetensors", {"format": "pt"}
+    )
+    bit.save_pretrained(tmp_path / "plain")
+    for name in ("hybrid", "plain"):
+        network.resnet.encoder.apply(lambda m: [p.data.zero_() for p in m.parameters(recurse=False)])
+        network.load_pretrained(str(tmp_path / name), folders[1])
+        stages = network.resnet.encoder.state_dict()
+        assert all(torch.equal(stages[k], v) for k, v in bit.encoder.state_dict().items())
+        frames = torch.randn(1, 3, SIZE, SIZE)
+        ours, theirs = (r.embedder.norm(r.embedder.convolution(frames)) for r in (network.resnet, bit))
+        torch.testing.assert_close(ours, theirs)  # ours has the standardised weights
+    for key, value in vit.state_dict().items():
+        if "patch_embeddings" not in key:
+            assert torch.equal(network.vit.state_dict()[key], value), key
+    assert torch.equal(network.vit.embeddings.patch_embeddings.projection.weight, projection)
+    assert all(torch.equal(network.nodule.state_dict()[k], v) for k, v in decoder.items())
 
 
 def test_encoders_stay_in_training_mode_and_precision(folders: tuple[str, str], tmp_path: Path) -> None:
@@ -124,7 +158,12 @@ def wrong(kind: str, folders: tuple[str, str], tmp_path: Path) -> tuple[str, str
 def test_unusable_weights_are_one_line(kind: str, folders: tuple[str, str], phantom_set: Path, tmp_path: Path) -> None:
     names = wrong(kind, folders, tmp_path)
     config = TrainConfig("ssmt-net-tiny", (str(phantom_set),), input_size=SIZE, workers=0, pretrained=names)
-    with pytest.raises(CheckpointError, match=r"no pretrained weights for .*; check the names and the network"):
+    reason = {
+        "missing folder": r"missing is neither a folder nor in the cache of transformers, and the hub has no such",
+        "not on this machine": r"no-such-vit is neither a folder nor in the cache .* and the hub cannot be reached",
+    }.get(kind, "")
+    expected = rf"no pretrained weights for .*{reason}.*; check the names and the network, or give two local folders"
+    with pytest.raises(CheckpointError, match=expected):
         train(config, tmp_path / "run", say=lambda _: None)
     assert not (tmp_path / "run").exists()
 

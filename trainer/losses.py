@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.nets.network import Outputs
+
+COARSE = 0.5
+"""weight of a task's coarse masks beside its final one"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def total_loss(
     """Weighted sum over the tasks in `outputs`, and each task's own loss.
 
     A sample counts in a task only where its label exists (`has_nodule`, `has_gland`). Coarse masks are supervised at
-    their own size with the same loss, averaged and at half the weight of the final mask.
+    their own size with the same loss, averaged and at `COARSE` of the weight of the final mask.
 
     Args:
         outputs: of the network, see `trainer.nets.network`.
@@ -74,5 +78,14 @@ def total_loss(
     total = torch.zeros((), device=image.device)
     for name, loss in losses.items():
         task, _, coarse_mark = name.partition("_")
-        total = total + getattr(weights, task) * (0.5 if coarse_mark else 1.0) * loss
+        total = total + getattr(weights, task) * (COARSE if coarse_mark else 1.0) * loss
     return total, losses
+
+
+def task_losses(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What each task's weight is multiplied with: the losses of `total_loss`, those of coarse masks joined in."""
+    joined: dict[str, Tensor] = {}
+    for name, loss in losses.items():
+        task, _, coarse_mark = name.partition("_")
+        joined[task] = joined[task] + COARSE * loss if coarse_mark else loss
+    return joined

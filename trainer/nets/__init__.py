@@ -9,10 +9,19 @@ from ssmt_edge.errors import UsageError
 from trainer.nets.network import Network
 from trainer.nets.ssmt_lite import SsmtLite
 from trainer.nets.ssmt_net import SsmtNet
+from trainer.nets.transunet import TransUNet
+from trainer.nets.uesa_net import UesaNet
+from trainer.nets.unet import UNet
+from trainer.nets.us_net import UsNet
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     "ssmt-net": SsmtNet,
+    "ssmt-net-cnn": partial(SsmtNet, queries=0),
     "ssmt-lite": SsmtLite,
+    "transunet": TransUNet,
+    "unet": UNet,
+    "us-net": UsNet,
+    "uesa-net": UesaNet,
     # SSMT-Net with every part but little of each: for tests and for trying a command before a long run
     "ssmt-net-tiny": partial(
         SsmtNet,
@@ -23,6 +32,18 @@ NETWORKS: dict[str, Callable[..., Network]] = {
         queries=4,
     ),
 }
+
+DESCRIPTIONS = {
+    "ssmt-net": "SSMT-Net after the paper: ResNet-50 beside ViT-B/16, masked transformer decoders",
+    "ssmt-net-cnn": "SSMT-Net without the masked transformer decoders: what they add",
+    "ssmt-lite": "SSMT-Net's tasks at about 1 GMAC, for live streams",
+    "transunet": "TransUNet: ResNetV2-50, then ViT-B/16 (nodule only)",
+    "unet": "U-Net out of MONAI's parts (nodule only)",
+    "us-net": "US-Net, after the abstract: no code is public (nodule only)",
+    "uesa-net": "UESA-Net, after the abstract: no code is public (nodule only)",
+    "ssmt-net-tiny": "every part of SSMT-Net, little of each: for trying a command",
+}
+"""a line on each network, for tables and help"""
 
 
 def build_network(name: str, input_size: int) -> Network:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+REFINED_SCALES = 3
+"""layers of a masked transformer decoder: one each for the decoder's three coarsest scales, at most S/2 x S/2"""
 
 
 class ConvBlock(nn.Sequential):
@@ -63,6 +66,35 @@ class FeedForward(nn.Sequential):
         super().__init__(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
 
+class SoftThreshold(nn.Module):
+    """Soft thresholding with a learnt threshold: what is smaller in magnitude becomes 0, the rest moves towards 0.
+
+    After deep residual shrinkage networks (Zhao et al. 2020): per frame and channel, the threshold is the mean
+    magnitude times a learnt factor in 0..1, so that it can never remove everything.
+
+    Args:
+        channels: of what is shrunk.
+        context: channels of what the factor is computed from, beside the mean magnitude.
+    """
+
+    def __init__(self, channels: int, context: int = 0) -> None:
+        super().__init__()
+        hidden = max(channels // 4, 8)
+        self.factor = nn.Sequential(
+            nn.Conv2d(channels + context, hidden, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps [N, channels, H, W] and, if any, context [N, context, 1, 1] to maps of the same shape."""
+        magnitude = x.abs().mean(dim=(2, 3), keepdim=True)  # [N, C, 1, 1]
+        given = magnitude if context is None else torch.cat([magnitude, context], dim=1)
+        threshold = magnitude * self.factor(given)
+        return F.relu(x - threshold) - F.relu(-x - threshold)
+
+
 class TransformerLayer(nn.Module):
     """Pre-norm self-attention and feed-forward layer (Dosovitskiy et al. 2021)."""
 
@@ -78,11 +110,13 @@ class TransformerLayer(nn.Module):
 
 
 class MaskedTransformerDecoder(nn.Module):
-    """Learnable queries refine a coarse mask, looking only where foreground was predicted so far, coarse to fine.
+    """Learnable queries refine a mask, looking only where foreground was predicted so far, coarse to fine.
 
     Masked attention after Mask2Former (Cheng et al. 2022). One layer a scale: the queries attend to that scale's
     features inside the current mask (to all of them where the mask is empty), to each other, and then add a correction
-    to the mask's logits, as products of query and pixel embeddings at the finest scale.
+    to the mask's logits, as products of query and pixel embeddings at the finest scale. A cell of a coarse scale is
+    inside where any of its pixels is: averaging would lose small nodules. The features carry no position codes: where
+    a pixel lies is in the encoder's map already.
 
     Args:
         channels: channels of the features of each scale, coarse to fine; the last also gives the pixel embedding.
@@ -97,27 +131,31 @@ class MaskedTransformerDecoder(nn.Module):
         self.cross = nn.ModuleList(Attention(dim, heads) for _ in channels)
         self.norm = nn.ModuleList(nn.LayerNorm(dim) for _ in channels)
         self.layers = nn.ModuleList(TransformerLayer(dim, heads, ratio=2) for _ in channels)
+        self.norm_out = nn.LayerNorm(dim)
         self.to_mask = nn.ModuleList(nn.Linear(dim, dim) for _ in channels)
-        # starts at zero: the refinement begins as the identity and cannot harm a good coarse mask
+        # Starts at zero: the refinement begins as the identity and cannot harm a good mask. It learns all the same,
+        # because to_mask is not zero: the first step moves the weight, the next ones everything behind it.
         self.weight = nn.Parameter(torch.zeros(len(channels), queries))
 
     def forward(self, scales: Sequence[Tensor], logits: Tensor) -> list[Tensor]:
-        """From features [N, C_i, H_i, W_i] and coarse logits [N, 1, H, W] at the last scale's size: the logits after
-        each layer, [N, 1, H, W]."""
+        """From features [N, C_i, H_i, W_i] and logits [N, 1, H, W] at the last scale's size, whose sides are multiples
+        of all H_i and W_i: the logits after each layer, [N, 1, H, W]."""
         features = [project(s) for project, s in zip(self.project, scales, strict=True)]
-        pixels = features[-1]  # [N, D, H, W]
+        pixels = features[-1].flatten(2)  # [N, D, H * W]
         queries = self.queries.expand(logits.shape[0], -1, -1)  # [N, Q, D]
         refined = []
         for i, feature in enumerate(features):
-            foreground = F.interpolate(logits.detach(), size=feature.shape[-2:], mode="bilinear", align_corners=False)
+            cell = logits.shape[-1] // feature.shape[-1]
+            foreground = F.max_pool2d(logits.detach(), cell) if cell > 1 else logits.detach()
             inside = (foreground > 0).to(feature.dtype).flatten(2)  # [N, 1, H_i * W_i]
             empty = 1 - inside.amax(dim=2, keepdim=True)  # 1 where nothing was predicted: attend everywhere
             mask = ((inside + empty).clamp(max=1) - 1).unsqueeze(1) * 1e4  # -1e4 outside: representable in half
             tokens = feature.flatten(2).transpose(1, 2)  # [N, H_i * W_i, D]
             queries = queries + self.cross[i](self.norm[i](queries), tokens, mask)
             queries = self.layers[i](queries)
-            kernel = (self.weight[i].unsqueeze(-1) * self.to_mask[i](queries)).sum(dim=1)  # [N, D]
-            logits = logits + (kernel[:, :, None, None] * pixels).sum(dim=1, keepdim=True)
+            kernels = self.to_mask[i](self.norm_out(queries))  # [N, Q, D]
+            kernel = (self.weight[i].unsqueeze(-1) * kernels).sum(dim=1, keepdim=True)  # [N, 1, D]
+            logits = logits + (kernel @ pixels).unflatten(2, logits.shape[-2:])
             refined.append(logits)
         return refined
 
@@ -147,24 +185,50 @@ class MaskDecoder(nn.Module):
             self.joins.append(nn.Sequential(ConvBlock(width + skip, width), *rest))
             previous = width
         self.head = nn.Conv2d(previous, 1, 1)
-        self.refine_at = min(3, len(widths))  # the decoder's three coarsest scales, at most S/2 x S/2
-        self.coarse_head = nn.Conv2d(widths[self.refine_at - 1], 1, 1) if queries else None
-        self.refine = MaskedTransformerDecoder(widths[: self.refine_at], dim, queries) if queries else None
+        self.refine = MaskedTransformerDecoder(widths[:REFINED_SCALES], dim, queries) if queries else None
 
     def forward(self, bottom: Tensor, skips: Sequence[Tensor], size: int) -> tuple[Tensor, list[Tensor]]:
-        """Logits [N, 1, size, size] and, of the masked decoder, the coarse logits before and after each layer."""
+        """Logits [N, 1, size, size] and, of the masked decoder, the coarser masks on the way to them: that of the CNN
+        decoder and those after each layer but the last, [N, 1, H, W] at the finest scale that it looks at."""
         x, scales = bottom, []
         for i, (narrow, join) in enumerate(zip(self.narrow, self.joins, strict=True)):
             x = F.interpolate(narrow(x), scale_factor=2.0, mode="nearest")
             x = join(torch.cat([x, skips[i]], dim=1) if i < len(skips) else x)
             scales.append(x)
         logits = _resize(self.head(x), size)
-        if self.refine is None or self.coarse_head is None:
+        if self.refine is None:
             return logits, []
-        coarse = self.coarse_head(scales[self.refine_at - 1])
-        refined = self.refine(scales[: self.refine_at], coarse)
-        # what the transformer changed is added to the fine logits; both are supervised
-        return logits + _resize(refined[-1] - coarse, size), [coarse, *refined]
+        scales = scales[:REFINED_SCALES]
+        # the mean of the logits in a cell; the head is linear, so that the mean may come first, where INT8 likes it
+        coarse = self.head(F.avg_pool2d(x, x.shape[-1] // scales[-1].shape[-1]))
+        refined = self.refine(scales, coarse)
+        return logits + _resize(refined[-1] - coarse, size), [coarse, *refined[:-1]]
+
+
+class SkipDecoder(nn.Module):
+    """U-Net's decoder: per level narrower, twice the size, joined with what comes of the skip, two convolutions.
+
+    Args:
+        widths: channels of the encoder's maps, fine to coarse, each half the size of the one before.
+        skip: makes a module, from a level's channels, that takes the decoder's and the encoder's map, both
+            [N, C, H, W], and returns what is joined.
+    """
+
+    def __init__(self, widths: Sequence[int], skip: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        finer, coarser = widths[-2::-1], widths[:0:-1]
+        self.narrow = nn.ModuleList(ConvBlock(c, f, 1) for c, f in zip(coarser, finer, strict=True))
+        self.skips = nn.ModuleList(skip(f) for f in finer)
+        self.joins = nn.ModuleList(nn.Sequential(ConvBlock(2 * f, f), ConvBlock(f, f)) for f in finer)
+        self.head = nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, bottom: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Logits [N, 1, S, S] from the encoder's coarsest map and the finer ones, coarse to fine."""
+        x = bottom
+        for narrow, skip, join, encoded in zip(self.narrow, self.skips, self.joins, maps, strict=True):
+            x = F.interpolate(narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = join(torch.cat([x, skip(x, encoded)], dim=1))
+        return self.head(x)
 
 
 def _resize(x: Tensor, size: int) -> Tensor:

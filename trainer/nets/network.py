@@ -16,19 +16,26 @@ Outputs = dict[str, Tensor | list[Tensor]]
 class Network(nn.Module):
     """Base of all networks."""
 
+    tasks: tuple[str, ...] = TASKS
+    """what it can learn, of `TASKS`: `nodule` always; baselines nothing else, as their authors have it"""
     channels: int
     """input channels: 1, or 3 equal ones so that ImageNet weights fit"""
-    nodule: MaskDecoder
-    gland: MaskDecoder
+    shared: str
+    """dotted name of the module whose output is the last that all tasks have in common, where there are several; see
+    `trainer.weighting`"""
+    nodule: nn.Module
+    gland: nn.Module
     reconstruction: MaskDecoder
     size: SizeHead
     frozen = False
 
     def forward(self, x: Tensor, tasks: Collection[str]) -> Outputs:
-        """Normalised frames [N, channels, S, S] to the outputs of the tasks asked for, of:
+        """Normalised frames [N, channels, S, S] to the outputs of the tasks asked for; one that is not among `tasks` of
+        the network is left out. Outputs:
 
         nodule, gland                   logits [N, 1, S, S]
-        nodule_coarse, gland_coarse     lists of logits of coarser masks, for deep supervision; come with the task
+        nodule_coarse, gland_coarse     lists of logits of coarser masks, for deep supervision; come with the task,
+                                        empty where a network has none
         reconstruction                  normalised gray [N, 1, S, S]
         size                            nodule area fraction [N], 0..1
         """

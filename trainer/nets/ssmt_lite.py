@@ -22,6 +22,7 @@ class SsmtLite(Network):
     """
 
     channels = 1  # gray in; no stem to fold
+    shared = "norm"
 
     def __init__(
         self,

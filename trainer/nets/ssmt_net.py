@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from trainer.nets.blocks import ConvBlock, MaskDecoder, SizeHead
+from trainer.nets.encoders import Patches, load_encoder
 from trainer.nets.network import Network, Outputs
 
 
@@ -25,10 +26,11 @@ class SsmtNet(Network):
         vit: overrides of `ViTConfig`; the default is ViT-B/16.
         fused: channels after fusion.
         decoder: channels of the CNN decoder at S / 8, S / 4, S / 2 and S.
-        queries: learnable queries of each masked transformer decoder.
+        queries: learnable queries of each masked transformer decoder, 0 for CNN decoders alone.
     """
 
     channels = 3  # gray repeated, so that ImageNet weights fit; folded to one channel at export
+    shared = "vit.layernorm"  # not `fuse`: the size comes from the ViT alone
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class SsmtNet(Network):
         vit_config = ViTConfig(image_size=input_size, **(vit or {}))
         self.resnet = ResNetModel(resnet_config)
         self.vit = ViTModel(vit_config, add_pooling_layer=False)
+        self.vit.embeddings.patch_embeddings = Patches(self.vit.embeddings.patch_embeddings.projection)
         widths = resnet_config.hidden_sizes  # 256, 512, 1024, 2048 at S / 4 .. S / 32
         dim = vit_config.hidden_size
         self.deepest = nn.Conv2d(widths[3], widths[2] // 2, 1)
@@ -72,16 +75,8 @@ class SsmtNet(Network):
         return self.decode(bottom, skips, tokens[:, 0], x.shape[-1], tasks)
 
     def input_convolutions(self) -> list[nn.Conv2d]:
-        patches = self.vit.embeddings.patch_embeddings
-        patches.num_channels = 1  # it compares this with its input
-        return [self.resnet.embedder.embedder.convolution, patches.projection]
+        return [self.resnet.embedder.embedder.convolution, self.vit.embeddings.patch_embeddings.projection]
 
     def load_pretrained(self, resnet: str, vit: str) -> None:
-        for encoder, name, options in ((self.resnet, resnet, {}), (self.vit, vit, {"add_pooling_layer": False})):
-            loaded, info = type(encoder).from_pretrained(
-                name, config=encoder.config, output_loading_info=True, **options
-            )
-            if info["missing_keys"]:  # transformers leaves these random and goes on
-                raise ValueError(f"{name} has no weights for {sorted(info['missing_keys'])[0]}")
-            # into the encoder that is there: what was loaded is in evaluation mode, and in the file's precision
-            encoder.load_state_dict(loaded.state_dict())
+        load_encoder(self.resnet, resnet)
+        load_encoder(self.vit, vit, add_pooling_layer=False)
