@@ -1,7 +1,8 @@
 """Measures of a predicted mask against a true one, and their summary over a set of images.
 
 A set's figure is the mean of the images' figures. It is not pooled over pixels, and Dice is not 2 IoU / (1 + IoU) of
-the mean IoU, which some papers report and which is never the smaller of the two.
+the mean IoU, which some papers report and which is never the smaller of the two. Figures pooled over pixels are given
+beside it, under that name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from ssmt_edge.statistics import interval
 
 Mask = NDArray[np.bool_]  # [H, W]
 
@@ -53,14 +56,53 @@ def hd95(pred: Mask, truth: Mask) -> float:
     Raises:
         ValueError: the masks are not bool, or differ in shape.
     """
+    there, back = _surface_distances(pred, truth)
+    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def assd(pred: Mask, truth: Mask) -> float:
+    """Average symmetric surface distance of two masks, bool [H, W], in pixels.
+
+    The mean over the surface pixels of both masks of the distance to the nearest one of the other mask. Surfaces and
+    empty masks as in `hd95`. Source: Heimann et al., IEEE Transactions on Medical Imaging 28 (2009), 1251-1265.
+
+    Raises:
+        ValueError: the masks are not bool, or differ in shape.
+    """
+    return float(np.concatenate(_surface_distances(pred, truth)).mean())
+
+
+def _surface_distances(pred: Mask, truth: Mask) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Distances from each surface pixel of one mask to the other's surface, both ways; [0] or [nan] for empty masks."""
     _check(pred, truth)
-    if not pred.any() and not truth.any():
-        return 0.0
     if not pred.any() or not truth.any():
-        return math.nan
+        only = np.array([math.nan if pred.any() or truth.any() else 0.0], np.float32)
+        return only, only
     surfaces = _surface(pred), _surface(truth)
     there, back = (_distance_to(b)[a] for a, b in (surfaces, surfaces[::-1]))
-    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+    return there, back
+
+
+def counts(pred: Mask, truth: Mask) -> tuple[int, int, int]:
+    """True positive, false positive and false negative pixels of two masks, bool [H, W].
+
+    Raises:
+        ValueError: the masks are not bool, or differ in shape.
+    """
+    _check(pred, truth)
+    both = int((pred & truth).sum())
+    return both, int(pred.sum()) - both, int(truth.sum()) - both
+
+
+def share_outside(pred: Mask, area: Mask) -> float:
+    """Share 0..1 of a mask, bool [H, W], that lies outside an area; nan for an empty mask.
+
+    Raises:
+        ValueError: the masks are not bool, or differ in shape.
+    """
+    _check(pred, area)
+    total = int(pred.sum())
+    return int((pred & ~area).sum()) / total if total else math.nan
 
 
 def _check(pred: Mask, truth: Mask) -> None:
@@ -94,14 +136,18 @@ def summarise(per_image: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over images, ready for JSON.
 
     Args:
-        per_image: one dict an image with `dice`, `iou`, `hd95` (as from the functions above) and `area_fraction` of the
-            true mask (0..1); other keys are passed on.
+        per_image: one dict an image with `case`, `dice`, `iou`, `hd95`, `assd` and the three of `counts` as
+            `true_positive`, `false_positive`, `false_negative`, and `area_fraction` of the true mask (0..1); other keys
+            are passed on.
 
     Returns:
-        `dice`, `iou`, `hd95` (means over images; `hd95` over the `hd95_n` images where it is defined, None if there
-        are none), `dice_sd` (sample standard deviation over images, 0 for one image), `n`, `per_image` (the input, an
-        undefined `hd95` as None) and `by_size`: the same means for each of `empty`, `small`, `medium` and `large` true
-        nodules that occur (see `size_of`).
+        `n`, `cases`, and for each of `dice`, `iou`, `hd95` and `assd`: the mean over the images where it is defined
+        (None if there are none), `..._sd` (sample standard deviation, 0 for one image), `..._interval` (95 % of the
+        mean, by case, see `statistics.interval`), for distances also `..._n`. The same again in `by_size` for each of
+        `empty`, `small`, `medium` and `large` true nodules that occur (see `size_of`; bounds in `size_bounds`), and in
+        `with_nodule` for the images whose truth is not empty. `empty_truth`: number of images without a nodule and how
+        many of them were marked nevertheless. `pooled`: counts over all pixels of all images, with the Dice and IoU
+        they give. `per_image`: the input, nan as None.
 
     Raises:
         ValueError: no images.
@@ -109,22 +155,50 @@ def summarise(per_image: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not per_image:
         raise ValueError("no images to summarise, expected at least one")
     # JSON has no nan
-    rows = [{**row, "hd95": None if math.isnan(row["hd95"]) else row["hd95"]} for row in per_image]
+    rows: list[dict[str, Any]] = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in per_image
+    ]
     by_size = {}
     for size in ("empty", "small", "medium", "large"):
         if chosen := [row for row in rows if size_of(row["area_fraction"]) == size]:
             by_size[size] = _means(chosen)
-    return {**_means(rows), "by_size": by_size, "per_image": rows}
+    empty = [row for row in rows if row["area_fraction"] <= 0]
+    found = [row for row in rows if row["area_fraction"] > 0]
+    return {
+        **_means(rows),
+        "with_nodule": _means(found) if found else None,
+        "empty_truth": {"n": len(empty), "marked": sum(row["false_positive"] > 0 for row in empty)},
+        "pooled": _pooled(rows),
+        "size_bounds": {"small": [0.0, SMALL], "medium": [SMALL, LARGE], "large": [LARGE, 1.0]},
+        "by_size": by_size,
+        "per_image": rows,
+    }
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    scores = [row["dice"] for row in rows]
-    distances = [row["hd95"] for row in rows if row["hd95"] is not None]
+    means: dict[str, Any] = {"n": len(rows), "cases": len({row["case"] for row in rows})}
+    for name in ("dice", "iou", "hd95", "assd"):
+        defined = [row for row in rows if row[name] is not None]
+        means |= mean_of(name, [row[name] for row in defined], [row["case"] for row in defined])
+        if name in ("hd95", "assd"):
+            means[f"{name}_n"] = len(defined)
+    return means
+
+
+def mean_of(name: str, values: Sequence[float], cases: Sequence[str]) -> dict[str, Any]:
+    """`{name}`, `{name}_sd` and `{name}_interval` of a figure over images; None where it is undefined."""
     return {
-        "dice": float(np.mean(scores)),
-        "iou": float(np.mean([row["iou"] for row in rows])),
-        "hd95": float(np.mean(distances)) if distances else None,
-        "hd95_n": len(distances),
-        "dice_sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
-        "n": len(rows),
+        name: float(np.mean(values)) if values else None,
+        f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        f"{name}_interval": interval(values, cases),
+    }
+
+
+def _pooled(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = ("true_positive", "false_positive", "false_negative")
+    hit, false, missed = (sum(row[name] for row in rows) for name in names)
+    return {
+        "dice": 2 * hit / (2 * hit + false + missed) if hit + false + missed else 1.0,
+        "iou": hit / (hit + false + missed) if hit + false + missed else 1.0,
+        **dict(zip(names, (hit, false, missed), strict=True)),
     }

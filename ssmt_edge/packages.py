@@ -23,10 +23,15 @@ EXTRAS = {
     "onnx": "export",
     "onnxsim": "export",
     "onnxscript": "train",
+    "yaml": "train",
+    "tensorboard": "tensorboard",
+    "matplotlib": "plots",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "pycuda": "tensorrt",
 }
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+"""names on the package index, where they differ from the import's"""
 
 
 @contextmanager
@@ -48,10 +53,15 @@ def needs(package: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
-            raise
-        extra = EXTRAS[module]
-        raise MissingDependency(
-            f"{module} is not installed; it comes with the extra {extra!r}: pip install 'ssmt-edge[{extra}]'"
-        ) from None
+        raise extra_of(error) from None
+
+
+def extra_of(error: ModuleNotFoundError) -> MissingDependency:
+    """The line that names the extra of a module which is not installed; raises `error` itself for any other module."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        raise error
+    extra = EXTRAS[module]
+    return MissingDependency(
+        f"{module} is not installed; it comes with the extra {extra!r}: pip install 'ssmt-edge[{extra}]'"
+    )

@@ -24,6 +24,7 @@ from ssmt_edge.packages import needs
 from ssmt_edge.sources import Frame
 from ssmt_edge.spec import Engine
 from ssmt_edge.timing import timed
+from ssmt_edge.unlike import unlike
 
 LOOK_AHEAD = 8
 """frames of a stream from which the scan area is found"""
@@ -60,6 +61,9 @@ class Result:
     """from the moment the source handed the frame over, decoded, to this result, waiting in queues included"""
     dropped_before: int = 0
     """frames left out since the last result; always 0 for files"""
+    unlike: float | None = None
+    """how unlike the training set the frame is: above 1 for 5 % of the training frames, see `ssmt_edge.unlike`; None if
+    the engine does not know"""
 
     def record(self) -> dict[str, Any]:
         """The result as one JSON line, without arrays; mm are null where the spacing is unknown."""
@@ -74,6 +78,7 @@ class Result:
             "latency_ms": round(self.latency_ms, 3),
             "stages_ms": {stage: round(ms, 3) for stage, ms in self.stages_ms.items()},
             "dropped_before": self.dropped_before,
+            "unlike": None if self.unlike is None else round(self.unlike, 3),
             "nodules": nodules,
         }
 
@@ -183,6 +188,7 @@ class Segmenter:
             spacing = frame.spacing_mm if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
             smallest = SPECK * job.roi.width * job.roi.height / spec.input_size**2
             nodules = measure(mask, probability, spacing, max(SPECK, round(smallest)))
+            strangeness = unlike(job.inputs[0, 0], spec)
         latency = (time.perf_counter() - job.handed_over) * 1e3
         return Result(
             frame=frame.index,
@@ -195,6 +201,7 @@ class Segmenter:
             roi=job.roi,
             stages_ms=job.stages_ms,
             latency_ms=latency,
+            unlike=strangeness,
         )
 
     def _given_region(self, frame: Frame) -> Roi | None:

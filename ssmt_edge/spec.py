@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 SPEC_VERSION = 1
 MANIFEST_VERSION = 1
+FIGURES = 31
+"""figures that describe a frame, see `ssmt_edge.unlike`"""
 
 COUNT_RULE = (
     "multiply-accumulates of Conv, ConvTranspose, MatMul and Gemm at batch 1, attention's products included, quantised "
@@ -44,12 +46,18 @@ class ModelSpec:
     """tasks that were trained with labels, of `nodule`, `gland`, `size`"""
     threshold: float = 0.5
     """decision threshold on the nodule's probability, 0..1, chosen on validation data"""
+    temperature: float = 1.0
+    """the nodule's logits are divided by it before the sigmoid; fitted on validation data, see `trainer.decide`"""
     crop: Crop = "scan-area"
     """what is cut from a frame before resizing: the scan area (scanner text left out) or nothing"""
     resize: Resize = "stretch"
     """`stretch` ignores the aspect ratio, `letterbox` keeps it and pads with black"""
     trained_on: tuple[str, ...] = ()
     """names of the training data sets"""
+    usual: tuple[float, ...] = ()
+    """mean of the figures that describe a frame over the training frames, see `ssmt_edge.unlike`; () if unknown"""
+    spread: tuple[float, ...] = ()
+    """how far a figure may lie from it, > 0"""
     version: int = SPEC_VERSION
 
     def to_json(self) -> str:
@@ -71,6 +79,12 @@ class ModelSpec:
             raise ValueError(f"input_size {self.input_size}, expected 32..2048")
         if not 0.0 < self.threshold < 1.0:
             raise ValueError(f"threshold {self.threshold}, expected a value between 0 and 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature}, expected a value above 0")
+        if len(self.usual) not in (0, FIGURES) or len(self.spread) != len(self.usual):
+            raise ValueError(f"usual and spread of {len(self.usual)} and {len(self.spread)} values, expected {FIGURES}")
+        if any(value <= 0 for value in self.spread):
+            raise ValueError(f"spread {min(self.spread)}, expected values above 0")
         for name, value, choices in (("crop", self.crop, Crop), ("resize", self.resize, Resize)):
             if value not in get_args(choices):
                 raise ValueError(f"{name} {value!r}, expected one of {', '.join(get_args(choices))}")

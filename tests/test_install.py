@@ -62,12 +62,12 @@ def test_help_is_quick() -> None:
 
 def test_tables_of_packages_match_pyproject() -> None:
     from ssmt_edge.cli.doctor import BASE
-    from ssmt_edge.packages import EXTRAS
+    from ssmt_edge.packages import DISTRIBUTIONS, EXTRAS
 
     names = declared()
     assert set(BASE.values()) == names.pop("")
     del names["dev"]
-    assert {(name, extra) for name, extra in EXTRAS.items()} == {(n, extra) for extra, ns in names.items() for n in ns}
+    assert {(DISTRIBUTIONS.get(name, name), extra) for name, extra in EXTRAS.items()} == {(n, extra) for extra, ns in names.items() for n in ns}
 
 
 def test_constraints_pin_every_package_and_name_no_place() -> None:

@@ -40,7 +40,8 @@ def test_record_has_the_fields_of_the_contract() -> None:
     names = {"area_px", "area_mm2", "long_mm", "short_mm", "long_px", "short_px", "bbox", "probability"}
     for mm in (None, 0.1):
         record = json.loads(json.dumps(Segmenter(BrightEngine(), mm_per_pixel=mm)(disc()).record()))
-        assert set(record) == {"frame", "t_source_ms", "latency_ms", "stages_ms", "dropped_before", "nodules"}
+        fields = {"frame", "t_source_ms", "latency_ms", "stages_ms", "dropped_before", "unlike", "nodules"}
+        assert set(record) == fields
         (nodule,) = record["nodules"]
         assert set(nodule) == names
         for name in ("area_mm2", "long_mm", "short_mm"):

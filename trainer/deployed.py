@@ -20,6 +20,9 @@ from trainer.nets.network import Network
 class Deployed(nn.Module):
     """uint8 frames [N, 1, S, S] to uint8 probabilities x 255 and the size: normalisation, network, sigmoid.
 
+    The nodule's logits are divided by the spec's temperature (Guo et al. 2017, On Calibration of Modern Neural
+    Networks), so every engine made from it has it.
+
     Args:
         network: of `trainer.nets`, in evaluation mode.
         outputs: of `nodule`, `gland`, `size`; returned in this order.
@@ -31,6 +34,8 @@ class Deployed(nn.Module):
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         raw = self.network(normalise(frame.float(), self.spec, self.network.channels), self.outputs)
+        if "nodule" in raw and self.spec.temperature != 1:
+            raw["nodule"] = raw["nodule"] * (1 / self.spec.temperature)  # a product, which INT8 knows as part of a head
         return tuple(
             # + 0.5: a cast truncates
             raw[name] if name == "size" else (torch.sigmoid(raw[name]) * 255 + 0.5).to(torch.uint8)

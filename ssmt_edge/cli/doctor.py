@@ -97,9 +97,12 @@ def _extra_package(module: str, extra: str) -> dict[str, Any]:
     """Without an import, which takes seconds for some."""
     from importlib.util import find_spec
 
+    from ssmt_edge.packages import DISTRIBUTIONS
+
     installed = find_spec(module) is not None
     problem = None if installed else f"pip install 'ssmt-edge[{extra}]'"
-    return {"name": module, "version": _version(module) if installed else None, "extra": extra, "problem": problem}
+    name = DISTRIBUTIONS.get(module, module)
+    return {"name": name, "version": _version(name) if installed else None, "extra": extra, "problem": problem}
 
 
 def _cpu() -> dict[str, Any]:
