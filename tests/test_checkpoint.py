@@ -129,8 +129,8 @@ def test_weights_that_do_not_fit(stored: Path, tmp_path: Path) -> None:
     assert "does not fit network 'ssmt-net-tiny'" in refused(path)
     save_checkpoint(path, network, replace(SPEC, input_size=96), {})
     assert "size mismatch for position" in refused(path)
-    save_checkpoint(path, network, replace(SPEC, model="unet"), {})
-    assert "unknown network 'unet'" in refused(path)
+    save_checkpoint(path, network, replace(SPEC, model="vnet"), {})
+    assert "unknown network 'vnet'" in refused(path)
 
 
 def test_a_pickle_under_the_name_of_a_checkpoint_is_not_executed(tmp_path: Path) -> None:

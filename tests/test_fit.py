@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -14,14 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
+
+from ssmt_edge.pictures import TRUTH
 
 torch = pytest.importorskip("torch")
 
-from ssmt_edge.errors import CheckpointError, DataError, SsmtError, UsageError  # noqa: E402
+from ssmt_edge.errors import CheckpointError, DataError, MissingDependency, SsmtError, UsageError  # noqa: E402
 from ssmt_edge.files import sha256  # noqa: E402
 from trainer.checkpoint import load_checkpoint, read_weights  # noqa: E402
-from trainer.config import TrainConfig  # noqa: E402
+from trainer.config import TrainConfig, resolve  # noqa: E402
 from trainer.fit import train  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,15 +95,20 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_both_phases_leave_a_complete_run(finished: Path, config: TrainConfig) -> None:
     assert set(digests(finished)) == {
-        "config.json",
+        "config.yaml",
+        "run.json",
         "pretrained.safetensors",
         "model.safetensors",
         "result.json",
+        "curves.png",
+        "sheet.png",
         "pretrain/last.ckpt",
         "pretrain/metrics.csv",
+        "pretrain/speed.json",
         "supervised/best.ckpt",
         "supervised/last.ckpt",
         "supervised/metrics.csv",
+        "supervised/speed.json",
     }
     assert_unbroken(finished)
     rates = [float(row["lr"]) for row in curve(finished, "supervised")]
@@ -112,6 +121,20 @@ def test_both_phases_leave_a_complete_run(finished: Path, config: TrainConfig) -
     assert result["val"]["n"] == 2
     assert result["training"]["images"] == 14
     assert load_checkpoint(finished / "pretrained.safetensors").spec.outputs == ()
+    assert resolve(finished / "config.yaml", {}) == config
+    made = json.loads((finished / "run.json").read_text())
+    assert made["versions"]["torch"] == torch.__version__ and made["devices"] and made["threads"] == 1
+    for phase in PHASES:
+        speed = result["speed"][phase]
+        assert speed["loader"] > 0 and speed["step"] > 0 and 0 <= speed["waiting"] < 1
+    assert shows_outlines(finished / "sheet.png")
+    assert cv2.imread(str(finished / "curves.png")) is not None
+
+
+def shows_outlines(path: Path) -> bool:
+    """Of the truth, below the head that explains their colours."""
+    below_the_legend = cv2.imread(str(path)).astype(int)[60:]
+    return bool((abs(below_the_legend - TRUTH[::-1]).sum(axis=2) < 30).any())
 
 
 def test_tiny_ssmt_net_runs_through_both_phases(config: TrainConfig, tmp_path: Path) -> None:
@@ -148,19 +171,26 @@ def test_refused_without_training(finished: Path, config: TrainConfig, tmp_path:
         run(config, finished, resume=True, init=finished / "model.safetensors")
     assert digests(finished) == before
     shutil.copytree(finished, tmp_path / "copy")
-    (tmp_path / "copy" / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
-        run(config, tmp_path / "copy", resume=True)
+    for name, content in (("config.yaml", "epocs: 3"), ("config.yaml", "["), ("run.json", "{")):
+        whole = (tmp_path / "copy" / name).read_bytes()
+        (tmp_path / "copy" / name).write_text(content)
+        with pytest.raises(CheckpointError, match=r"config\.yaml or run\.json is damaged"):
+            run(config, tmp_path / "copy", resume=True)
+        (tmp_path / "copy" / name).write_bytes(whole)
+    run(replace(config, workers=1), tmp_path / "copy", resume=True)  # changes no result
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "unet"}, "unknown network 'unet'"),
+        ({"model": "vnet"}, "unknown network 'vnet'"),
         ({"input_size": 40}, "input size 40 is not a multiple of 32"),
         ({"data": ("nowhere",)}, "nowhere is not a folder"),
         ({"data": ()}, "no labelled images"),
         ({"data": (), "phase": "pretrain"}, "nothing to train on"),
+        ({"precision": "fp16"}, "precision fp16 needs a GPU"),
+        ({"strategy": "dpp"}, "strategy 'dpp', expected auto or one of"),
+        ({"nodes": 2}, "2 nodes, but MASTER_ADDR is not set; start the command on every node with torchrun"),
     ],
 )
 def test_unusable_options_leave_no_folder(
@@ -177,16 +207,32 @@ def test_unusable_options_leave_no_folder(
         ({"phase": "all"}, "phase 'all', expected one of pretrain, supervised, both"),
         ({"crop": "half"}, "crop 'half', expected one of scan-area, none"),
         ({"resize": "zoom"}, "resize 'zoom', expected one of stretch, letterbox"),
-        ({"precision": "8"}, "precision '8', expected auto, 32 or bf16"),
+        ({"precision": "8"}, "precision '8', expected one of auto, 32, bf16, fp16"),
         ({"lr": float("nan")}, "lr is nan, expected a finite value above 0"),
         ({"epochs": 0}, "epochs is 0"),
         ({"pretrain_epochs": -1}, "pretrain_epochs is -1"),
         ({"averaging": 1.0}, "averaging is 1.0"),
+        ({"patience": -1}, "patience is -1, expected a finite value of at least 0"),
+        ({"devices": 0}, "devices is 0, expected a number above 0 or auto"),
     ],
 )
 def test_impossible_options_are_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainConfig(**change)
+
+
+def test_tensorboard_that_is_not_installed_is_one_line(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else found(name, *a)
+    )
+    with pytest.raises(
+        MissingDependency, match=r"tensorboard is not installed; .* pip install 'ssmt-edge\[tensorboard\]'"
+    ):
+        run(replace(config, tensorboard=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class Payload:
@@ -202,6 +248,7 @@ class Payload:
 def test_foreign_resume_files_are_refused_and_not_executed(finished: Path, config: TrainConfig, tmp_path: Path) -> None:
     out, target = tmp_path / "run", tmp_path / "executed"
     shutil.copytree(finished, out)
+    (out / "result.json").unlink()  # or nothing would be left to do
     for name in ("last.ckpt", "best.ckpt"):
         path = out / "supervised" / name
         whole = path.read_bytes()
@@ -304,6 +351,10 @@ def test_nodule_only_and_gland_only_samples_train_both(config: TrainConfig, phan
     assert (result["training"]["nodule_masks"], result["training"]["gland_masks"]) == (14, 16)
     (row,) = curve(tmp_path / "run", "supervised")
     assert float(row["loss_nodule"]) > 0 and float(row["loss_gland"]) > 0
+    # without reconstruction, an image whose label is not learnt serves nothing
+    run(replace(mixed, tasks=("nodule",)), tmp_path / "one")
+    result = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert (result["training"]["images"], result["training"]["gland_masks"]) == (14, 0)
     # alone, the set of nodules trains no gland
     run(replace(mixed, data=(str(nodules),)), tmp_path / "alone")
     assert load_checkpoint(tmp_path / "alone" / "model.safetensors").spec.outputs == ("nodule", "size")

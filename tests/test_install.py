@@ -67,7 +67,8 @@ def test_tables_of_packages_match_pyproject() -> None:
     names = declared()
     assert set(BASE.values()) == names.pop("")
     del names["dev"]
-    assert {(DISTRIBUTIONS.get(name, name), extra) for name, extra in EXTRAS.items()} == {(n, extra) for extra, ns in names.items() for n in ns}
+    listed = {(DISTRIBUTIONS.get(name, name), extra) for name, extra in EXTRAS.items()}
+    assert listed == {(name, extra) for extra, found in names.items() for name in found}
 
 
 def test_constraints_pin_every_package_and_name_no_place() -> None:

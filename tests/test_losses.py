@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor  # noqa: E402
 
-from trainer.losses import LossWeights, charbonnier, mask_loss, total_loss  # noqa: E402
+from trainer.losses import LossWeights, charbonnier, mask_loss, task_losses, total_loss  # noqa: E402
 
 Outputs = dict[str, Any]  # tensors, and lists of tensors under `_coarse`
 
@@ -141,3 +141,23 @@ def test_batch_without_any_label_of_a_task() -> None:
     total, losses = loss_of(make_outputs(), make_batch([0, 0, 0], [0, 0, 0]))
     assert set(losses) == {"reconstruction"}
     assert total.item() == pytest.approx(0.05 * losses["reconstruction"].item())
+
+
+def test_one_labelled_sample_of_sixteen_counts_in_full() -> None:
+    outputs, batch = make_outputs(count=16), make_batch([1] * 15 + [0], [0] * 15 + [1])
+    outputs["gland"].requires_grad_(True)
+    total, losses = loss_of(outputs, batch, 0.5)
+    assert losses["gland"].item() == pytest.approx(mask_loss(outputs["gland"][15:], batch["gland"][15:], 0.5).item())
+    total.backward()  # type: ignore[no-untyped-call]
+    pulls = outputs["gland"].grad.flatten(1).abs().sum(dim=1)
+    assert (pulls > 0).tolist() == [False] * 15 + [True]
+    alone = outputs["gland"].detach()[15:].requires_grad_(True)
+    (0.1 * mask_loss(alone, batch["gland"][15:], 0.5)).backward()  # not a sixteenth of it
+    torch.testing.assert_close(outputs["gland"].grad[15:], alone.grad)
+
+
+def test_the_weights_multiply_the_task_losses() -> None:
+    total, losses = loss_of(make_outputs(), make_batch([1, 1, 0], [0, 0, 1]), 0.5)
+    joined = task_losses(losses)
+    assert set(joined) == {"nodule", "gland", "size", "reconstruction"}
+    assert total.item() == pytest.approx(sum(getattr(LossWeights(), t) * loss.item() for t, loss in joined.items()))

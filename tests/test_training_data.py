@@ -17,7 +17,8 @@ from ssmt_edge.dataset import Sample, load_samples, read_gray  # noqa: E402
 from ssmt_edge.errors import DataError  # noqa: E402
 from ssmt_edge.geometry import input_roi, to_input  # noqa: E402
 from ssmt_edge.spec import ModelSpec  # noqa: E402
-from trainer.data import EpochSampler, Frames  # noqa: E402
+from trainer.data import Frames  # noqa: E402
+from trainer.sampler import EpochSampler, HeldSampler  # noqa: E402
 
 SPEC = ModelSpec("ssmt-lite", 64, gray_mean=0.0, gray_scale=1.0, outputs=("nodule",))
 UNCROPPED = ModelSpec("ssmt-lite", 64, gray_mean=0.0, gray_scale=1.0, outputs=("nodule",), crop="none")
@@ -49,8 +50,7 @@ def test_without_augmentation_an_item_is_the_input_of_an_engine(samples: list[Sa
     for i, sample in enumerate(samples):
         gray = read_gray(sample.image)
         assert np.array_equal(frames[i]["image"][0].numpy(), to_input(gray, input_roi([gray], SPEC), SPEC))
-    frames.epoch = 5
-    assert same(frames[2], Frames(samples, SPEC)[2])
+    assert same(frames[5, 2], Frames(samples, SPEC)[2])
 
 
 def test_an_item_depends_on_seed_epoch_and_index_alone(samples: list[Sample]) -> None:
@@ -58,40 +58,77 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(samples: list[Sample]) ->
     ahead = [forwards[i] for i in range(8)]
     back = [backwards[i] for i in reversed(range(8))][::-1]
     assert all(same(a, b) for a, b in zip(ahead, back, strict=True))
-    forwards.epoch = 1
-    assert not any(torch.equal(forwards[i]["image"], ahead[i]["image"]) for i in range(8))
-    forwards.epoch = 0
-    assert same(forwards[5], ahead[5])
+    assert not any(torch.equal(forwards[1, i]["image"], ahead[i]["image"]) for i in range(8))
+    assert same(forwards[0, 5], ahead[5])
     assert not torch.equal(Frames(samples, SPEC, seed=4)[5]["image"], ahead[5]["image"])
     twins = Frames([samples[0], samples[0]], SPEC, seed=3)
     assert not torch.equal(twins[0]["image"], twins[1]["image"])
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(samples: list[Sample]) -> None:
-    def batches(workers: int, epoch: int) -> list[dict[str, Tensor]]:
-        frames = Frames(samples, SPEC, seed=0)
-        sampler = EpochSampler(frames, seed=0)
-        sampler.set_epoch(epoch)
-        return list(DataLoader(frames, batch_size=3, sampler=sampler, num_workers=workers))
+    frames = Frames(samples, SPEC, seed=0)
 
-    alone, helped = batches(0, 4), batches(2, 4)
-    assert len(alone) == len(helped) == 3
+    def epochs(workers: int) -> list[dict[str, Tensor]]:
+        sampler = EpochSampler(samples, 0, 4)
+        loader = DataLoader(frames, batch_size=4, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+        batches = []
+        for epoch in (4, 5):  # workers that live on must hear of the new epoch
+            sampler.set_epoch(epoch)
+            batches += list(loader)
+        return batches
+
+    alone, helped = epochs(0), epochs(2)
+    assert len(alone) == len(helped) == 4
     assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
-    assert not torch.equal(alone[0]["index"], batches(0, 5)[0]["index"])
+    assert not torch.equal(alone[0]["index"], alone[2]["index"])
 
 
 def test_sampler_is_a_permutation_of_seed_and_epoch(samples: list[Sample]) -> None:
-    frames = Frames(samples, SPEC, seed=0)
     orders = {}
     for seed in (0, 1):
         for epoch in (0, 1):
-            sampler = EpochSampler(frames, seed)
+            sampler = EpochSampler(samples, seed, 4)
             sampler.set_epoch(epoch)
-            assert frames.epoch == epoch
             orders[seed, epoch] = list(sampler)
             assert list(sampler) == orders[seed, epoch]
-            assert sorted(orders[seed, epoch]) == list(range(len(sampler)))
-    assert len({tuple(order) for order in orders.values()}) == 4
+            assert sorted(orders[seed, epoch]) == [(epoch, i) for i in range(8)]
+    assert len({tuple(index for _, index in order) for order in orders.values()}) == 4
+
+
+def test_every_batch_has_the_labels_of_every_task(samples: list[Sample]) -> None:
+    a = samples[0]
+    nodules, glands = [Sample(a.image, a.nodule)] * 70, [Sample(a.image, None, a.gland)] * 9
+    mixed = [*nodules, *glands, *[a] * 5, Sample(a.image)]
+    for epoch in range(5):
+        sampler = EpochSampler(mixed, 3, 16)
+        sampler.set_epoch(epoch)
+        order = [index for _, index in sampler]
+        assert len(order) == len(set(order)) == 80  # 5 batches; the rest, fewer than a batch, is left out
+        for start in range(0, 80, 16):
+            kinds = [(mixed[i].nodule is not None, mixed[i].gland is not None) for i in order[start : start + 16]]
+            assert 12 <= kinds.count((True, False)) <= 15
+            assert 1 <= kinds.count((False, True)) <= 3
+            assert 0 <= kinds.count((True, True)) <= 2
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_batch(samples: list[Sample], processes: int) -> None:
+    mixed = samples * 3
+    whole = list(EpochSampler(mixed, 0, 8))
+    parts = [list(EpochSampler(mixed, 0, 8, process, processes)) for process in range(processes)]
+    assert [len(part) for part in parts] == [24 // processes] * processes
+    for batch in range(3):
+        share = slice(8 // processes * batch, 8 // processes * (batch + 1))
+        assert sorted(key for part in parts for key in part[share]) == sorted(whole[8 * batch : 8 * batch + 8])
+    held = [list(HeldSampler(7, process, processes)) for process in range(processes)]
+    assert len({len(part) for part in held}) == 1
+    assert sorted(i for part in held for i in part if i is not None) == list(range(7))
+
+
+def test_padding_has_no_labels(samples: list[Sample]) -> None:
+    blank = Frames(samples, SPEC, seed=0)[None]
+    assert not blank["image"].any() and not blank["has_nodule"] and not blank["has_gland"]
+    assert blank.keys() == Frames(samples, SPEC)[0].keys()
 
 
 def test_masks_stay_binary_and_with_their_image(tmp_path: Path) -> None:
@@ -102,8 +139,8 @@ def test_masks_stay_binary_and_with_their_image(tmp_path: Path) -> None:
     still = Frames([same_file], UNCROPPED)[0]["nodule"][0] > 0
     frames = Frames([same_file], UNCROPPED, seed=0)
     agreement, moved = [], []
-    for frames.epoch in range(40):
-        item = frames[0]
+    for epoch in range(40):
+        item = frames[epoch, 0]
         assert set(item["nodule"].unique().tolist()) <= {0.0, 1.0}
         assert torch.equal(item["nodule"], item["gland"])
         mask, bright = item["nodule"][0] > 0, item["image"][0] > 100
@@ -125,10 +162,7 @@ def test_shifts_follow_the_input_size(tmp_path: Path) -> None:
     kept = []
     for size in (32, 224):
         frames = Frames([sample], ModelSpec("x", size, 0.0, 1.0, ("nodule",), crop="none"), seed=0)
-        shares = []
-        for frames.epoch in range(20):
-            shares.append(float(frames[0]["size"]))
-        kept.append(np.mean(shares))
+        kept.append(np.mean([float(frames[epoch, 0]["size"]) for epoch in range(20)]))
     assert kept[0] == pytest.approx(kept[1], abs=0.03)
 
 

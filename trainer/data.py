@@ -5,22 +5,21 @@ So a run that was killed and resumed at an epoch sees exactly the images it woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import (
-    Compose,
-    MapTransform,
-    RandAdjustContrastd,
-    RandAffined,
-    RandFlipd,
-    RandGaussianSmoothd,
+    RandAdjustContrast,
+    RandAffine,
+    RandFlip,
+    RandGaussianSmooth,
     RandomizableTransform,
-    RandScaleIntensityd,
+    RandScaleIntensity,
 )
-from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -29,57 +28,71 @@ from ssmt_edge.geometry import Gray, input_roi, to_input
 from ssmt_edge.spec import ModelSpec
 
 MASKS = ("nodule", "gland")
-Batch = dict[str, Tensor]
 
 
-class RandSpeckled(RandomizableTransform, MapTransform):
+class RandSpeckle(RandomizableTransform):
     """Multiplicative Gaussian noise, blurred over `grain` pixels: speckle that differs from frame to frame."""
 
-    def __init__(self, keys: Sequence[str], prob: float, strength: float) -> None:
-        MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
+    def __init__(self, prob: float, strength: float) -> None:
+        super().__init__(prob)
         self.strength = strength
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, image: Tensor) -> Tensor:
         self.randomize(None)
         if not self._do_transform:
-            return data
+            return image
         grain = self.R.randint(1, 4)
-        for key in self.keys:
-            image = data[key]
-            height, width = image.shape[-2:]
-            noise = self.R.standard_normal((1, 1, height // grain + 1, width // grain + 1)).astype(np.float32)
-            smooth = torch.nn.functional.interpolate(torch.from_numpy(noise), size=(height, width), mode="bilinear")[0]
-            data[key] = image * (1 + self.R.uniform(0, self.strength) * smooth)
-        return data
+        height, width = image.shape[-2:]
+        noise = self.R.standard_normal((1, 1, height // grain + 1, width // grain + 1)).astype(np.float32)
+        smooth = torch.nn.functional.interpolate(torch.from_numpy(noise), size=(height, width), mode="bilinear")[0]
+        return image * (1 + self.R.uniform(0, self.strength) * smooth)
 
 
-def augmentation(input_size: int) -> Compose:
+class Augmentation:
     """Flips, rotations up to 10 degrees (both after the paper), zoom, shift, gain, contrast, blur and speckle.
 
     Left-right flips only: an image with the probe below does not occur. Shifts are up to 9 % of `input_size`.
     """
-    geometry = RandAffined(
-        keys=("image", *MASKS),
-        prob=0.9,
-        rotate_range=np.deg2rad(10),
-        shear_range=0.1,
-        scale_range=0.25,
-        translate_range=input_size * 20 / 224,
-        mode=("bilinear", "nearest", "nearest"),
-        padding_mode="zeros",
-    )
-    return Compose(
-        [
-            RandFlipd(keys=("image", *MASKS), prob=0.5, spatial_axis=1),
-            geometry,
-            RandScaleIntensityd(keys="image", factors=0.3, prob=0.7),
-            RandAdjustContrastd(keys="image", gamma=(0.7, 1.5), prob=0.5),
-            RandGaussianSmoothd(keys="image", sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.2),
-            RandSpeckled(keys="image", prob=0.5, strength=0.3),
-        ],
-        map_items=False,
-    )
+
+    def __init__(self, input_size: int) -> None:
+        affine = RandAffine(
+            prob=0.9,
+            rotate_range=np.deg2rad(10),
+            shear_range=0.1,
+            scale_range=0.25,
+            translate_range=input_size * 20 / 224,
+            mode="bilinear",
+            padding_mode="zeros",
+        )
+        self._geometry = (RandFlip(prob=0.5, spatial_axis=1), affine)
+        self._gray = (
+            RandScaleIntensity(factors=0.3, prob=0.7),
+            RandAdjustContrast(gamma=(0.7, 1.5), prob=0.5),
+            RandGaussianSmooth(sigma_x=(0.3, 1.0), sigma_y=(0.3, 1.0), prob=0.2),
+            RandSpeckle(prob=0.5, strength=0.3),
+        )
+
+    def __call__(self, stack: Tensor, seed: int) -> Tensor:
+        """Image and masks float32 [1 + masks, S, S], 0..255 and 0 or 1, likewise; `seed` decides everything."""
+        draws = np.random.RandomState(seed)  # one for all: making them takes longer than some transforms
+        with _plain_tensors():
+            for move in self._geometry:  # image and masks together: one grid, one interpolation
+                stack = move.set_random_state(state=draws)(stack)
+            image = stack[:1]
+            for change in self._gray:
+                image = change.set_random_state(state=draws)(image)
+        return torch.cat([image.clamp(0, 255), (stack[1:] > 0.5).float()])
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """MONAI without MetaTensor, which takes more time than the transforms themselves."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 class Frames(Dataset[dict[str, Any]]):
@@ -108,8 +121,7 @@ class Frames(Dataset[dict[str, Any]]):
     ) -> None:
         self.samples = list(samples)
         self.seed = seed
-        self.epoch = 0
-        self._augment = augmentation(spec.input_size) if seed is not None else None
+        self._augment = Augmentation(spec.input_size) if seed is not None else None
         self._items: list[dict[str, Gray]] = []
         for sample in self.samples:
             gray = read_gray(sample.image)
@@ -125,21 +137,22 @@ class Frames(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        stored = self._items[index]
-        blank = np.zeros_like(stored["image"])
-        data: dict[str, Any] = {"image": torch.from_numpy(stored["image"]).float()[None]}
-        for key in MASKS:
-            data[key] = torch.from_numpy(stored.get(key, blank) > 127).float()[None]
-        if self._augment is not None:
-            self._augment.set_random_state(seed=_item_seed(self.seed or 0, self.epoch, index))
-            augmented = self._augment(data)
-            data = {key: convert_to_tensor(augmented[key], track_meta=False) for key in data}
-            data["image"].clamp_(0, 255)
-        for key in MASKS:
-            data[f"has_{key}"] = torch.tensor(float(key in stored))
+    def __getitem__(self, key: tuple[int, int] | int | None) -> dict[str, Any]:
+        """The item of (epoch, index); an index alone stands for epoch 0, None for a blank frame without labels."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        stored = {"image": np.zeros_like(self._items[0]["image"])} if index is None else self._items[index]
+        present = [name for name in MASKS if name in stored]
+        stack = torch.from_numpy(np.stack([stored[name] for name in ("image", *present)])).float()
+        stack[1:] = stack[1:] > 127
+        if self._augment is not None and index is not None:
+            stack = self._augment(stack, _item_seed(self.seed or 0, epoch, index))
+        layers = dict(zip(("image", *present), stack[:, None], strict=True))
+        data: dict[str, Any] = {"image": layers["image"]}
+        for name in MASKS:
+            data[name] = layers.get(name, torch.zeros_like(layers["image"]))
+            data[f"has_{name}"] = torch.tensor(float(name in layers))
         data["size"] = data["nodule"].mean()
-        data["index"] = index
+        data["index"] = -1 if index is None else index
         return data
 
     def gray_statistics(self) -> tuple[float, float]:
@@ -152,20 +165,3 @@ class Frames(Dataset[dict[str, Any]]):
 
 def _item_seed(seed: int, epoch: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
-
-
-class EpochSampler(torch.utils.data.Sampler[int]):
-    """A permutation that depends on (seed, epoch) only; sets the epoch of the data set's augmentation, too."""
-
-    def __init__(self, frames: Frames, seed: int) -> None:
-        self.frames, self.seed, self.epoch = frames, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:  # Lightning calls it at every epoch's start, also after resuming
-        self.epoch = self.frames.epoch = epoch
-
-    def __iter__(self) -> Any:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.frames))
-        return iter(order.tolist())
-
-    def __len__(self) -> int:
-        return len(self.frames)

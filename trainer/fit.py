@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import logging
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from safetensors import SafetensorError
-from torch.utils.data import DataLoader
 
 from ssmt_edge import dataset
 from ssmt_edge.errors import CheckpointError, DataError, UsageError
-from ssmt_edge.evaluate import choose_threshold, evaluate
+from ssmt_edge.evaluate import evaluate
 from ssmt_edge.files import write_json
-from ssmt_edge.spec import Crop, ModelSpec, Resize
-from trainer.callbacks import AtomicCheckpointIO, Metrics
+from ssmt_edge.packages import extra_of
+from ssmt_edge.spec import ModelSpec
+from ssmt_edge.unlike import learn_usual
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import TrainConfig
-from trainer.data import EpochSampler, Frames
+from trainer.data import Frames
+from trainer.decide import decide
 from trainer.deployed import Deployed, TorchEngine
-from trainer.module import SsmtModule
 from trainer.nets import build_network
 from trainer.nets.network import Network
+from trainer.phase import Place, fit, reconstructs
+from trainer.processes import hardware, in_processes, place, to_start
+from trainer.run_folder import check_folder, draw_curves, draw_sheet, start_folder
 
 Say = Callable[[str], None]
 
@@ -39,30 +38,56 @@ def train(
 ) -> dict[str, Any]:
     """Trains a network and leaves a run folder.
 
-    The folder holds `config.json`, `pretrained.safetensors` after phase 1, `model.safetensors` (the epoch with the
-    best validation Dice, with its decision threshold), `result.json`, and a folder a phase with `metrics.csv` and the
-    resume file `last.ckpt`.
+    The folder holds `config.yaml`, `run.json` (versions, devices, command), `pretrained.safetensors` after phase 1,
+    `model.safetensors` (the epoch with the best validation Dice, with its temperature and threshold), `result.json`,
+    `curves.png`, `sheet.png` (validation pictures), and a folder a phase with `metrics.csv`, `speed.json`, `best.ckpt`
+    and the resume file `last.ckpt`.
+
+    With `config.devices` above 1 this process starts as many, and only waits. Where torchrun or SLURM started several,
+    each calls this, and the first one writes the files.
 
     Args:
-        config: the run; with `resume` it must equal that of the folder.
-        out: run folder; must not exist yet unless `resume`.
+        config: the run; with `resume` it must equal that of the folder, but for `config.SAME_RESULT`.
+        out: run folder; must not exist yet unless `resume`. A finished run is not touched again.
         init: checkpoint to start the weights from (fine-tuning).
         say: receives progress lines.
 
     Returns:
-        Content of `result.json`: Dice on `val` with its n, threshold, data summary, path of the checkpoint. After phase
-        `pretrain` alone there is no such file: path of `pretrained.safetensors` and number of images.
+        Content of `result.json`: scores on `val`, threshold, data summary, speed, path of the checkpoint. After phase
+        `pretrain` alone there is no such file: path of `pretrained.safetensors` and number of images. Empty in all but
+        the first of several processes that torchrun or SLURM started.
 
     Raises:
-        DataError, CheckpointError, UsageError: one line each.
+        DataError, CheckpointError, UsageError, MissingDependency: one line each.
     """
-    record = {**json.loads(json.dumps(config.to_dict())), "init": str(init) if init else None}
-    _check_folder(out, record, resume)
+    count = to_start(config)
+    if count > 1:
+        result: dict[str, Any] = in_processes(count, _train, config, out, resume, init, say=say)
+        return result
+    return _train(config, out, resume, init, say)
+
+
+def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say: Say) -> dict[str, Any]:
+    """The run in this process, be it the only one or one of several."""
+    options = hardware(config)
+    here = Place(options, *place(options))
+    first = here.process == 0
+    if config.batch_size % here.processes:
+        raise UsageError(f"batch_size is {config.batch_size}, expected a multiple of the {here.processes} processes")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise extra_of(ModuleNotFoundError(name="tensorboard"))
+    if first:
+        check_folder(out, config, init, resume)
+    if (out / "result.json").is_file():
+        return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))
+    if not first:
+        say = _silent
     L.seed_everything(config.seed, verbose=False)
     labelled = [dataset.load_samples(Path(d), "all") for d in config.data]
     if config.fold is not None and labelled:
-        labelled[0] = dataset.in_fold(labelled[0], config.fold, config.folds)
+        labelled[0] = dataset.load_folded(Path(config.data[0]), config.fold, config.folds)
     training = [s for samples in labelled for s in samples if s.split == "train"]
+    own = [s for s in labelled[0] if s.split == "train"] if labelled else []
     validation = [s for s in labelled[0] if s.split == "val"] if labelled else []
     pool = [*dataset.load_unlabelled([Path(d) for d in config.unlabelled]), *training]
     training = dataset.with_labels(training, config.label_fraction, config.seed) if training else []
@@ -73,78 +98,79 @@ def train(
     if not pool:
         raise DataError("nothing to train on; give --data or --unlabelled")
 
+    network = build_network(config.model, config.input_size)
+    if config.phase == "pretrain" and "reconstruction" not in network.tasks:
+        raise UsageError(f"{config.model} has no reconstruction decoder to pretrain with; use --phase supervised")
+    tasks = tuple(task for task in config.tasks if task in network.tasks)
     spec = ModelSpec(
         config.model,
         config.input_size,
         gray_mean=0.0,
         gray_scale=1.0,
-        outputs=_trained_outputs(training, config.tasks) if config.phase != "pretrain" else (),
-        crop=cast(Crop, config.crop),
-        resize=cast(Resize, config.resize),
+        outputs=_trained_outputs(training, tasks) if config.phase != "pretrain" else (),
+        crop=config.crop,
+        resize=config.resize,
         trained_on=tuple(Path(d).name for d in (*config.data, *config.unlabelled)),
     )
+    if not reconstructs(config, network):  # then an image without a label that is learnt serves nothing
+        training = [s for s in training if _trained_outputs([s], tasks)]
+        if config.phase != "pretrain" and not training:
+            raise DataError(f"no training image has a label for {', '.join(tasks)}; give --data or --tasks that fit")
     reference = Frames(training or pool, spec)
     mean, deviation = reference.gray_statistics()
     # a whole gray level, so that an INT8 engine quantises its input without any error
     spec = replace(spec, gray_mean=float(round(mean)), gray_scale=round(1 / max(deviation, 1.0), 6))
     say(f"{len(training)} training, {len(validation)} validation and {len(pool)} images in all; gray mean {mean:.1f}")
 
-    network = build_network(config.model, config.input_size)
     if config.pretrained:
         _load_pretrained(network, config.pretrained)
     if init is not None:
-        start = load_checkpoint(init)
-        if start.spec.model != config.model:
-            raise CheckpointError(f"{init} is a {start.spec.model}; expected {config.model}, as --model says")
-        if start.spec.input_size != config.input_size:
-            raise CheckpointError(
-                f"{init} was trained at input size {start.spec.input_size}, not {config.input_size}; give --input-size "
-                f"{start.spec.input_size}"
-            )
-        network.load_state_dict(start.network.state_dict())
-
+        _start_from(network, config, init)
     # not earlier, so that unusable options leave no folder behind
-    if not (out / "config.json").is_file():
-        write_json(out / "config.json", record)
+    if first:
+        start_folder(out, config, init, here.processes)
     stored = out / "pretrained.safetensors"
     if stored.is_file():
         network.load_state_dict(load_checkpoint(stored).network.state_dict())
         say(f"pretraining is done: {stored}")
-    elif config.phase in ("pretrain", "both"):
+    elif config.phase != "supervised" and "reconstruction" in network.tasks:
         say(f"phase 1: reconstruction of {len(pool)} images, {config.pretrain_epochs} epochs")
-        _fit(network, spec, config, "pretrain", Frames(pool, spec, config.seed), None, out, say)
-        save_checkpoint(stored, network, replace(spec, outputs=()), config.to_dict())
+        fit(network, spec, config, "pretrain", Frames(pool, spec, config.seed), None, out, here, say)
+        if first:
+            save_checkpoint(stored, network, replace(spec, outputs=()), config.to_dict())
+            draw_curves(out)
     if config.phase == "pretrain":
-        return {"checkpoint": str(stored), "images": len(pool)}
+        return {"checkpoint": str(stored), "images": len(pool)} if first else {}
 
     say(f"phase 2: all tasks on {len(training)} images, {config.epochs} epochs")
-    held = Frames(validation, spec)
-    _fit(network, spec, config, "supervised", Frames(training, spec, config.seed), held, out, say)
-    return _finish(network, spec, config, validation, training, out)
+    learning, held = Frames(training, spec, config.seed), Frames(validation, spec)
+    fit(network, spec, config, "supervised", learning, held, out, here, say)
+    if not first:
+        return {}
+    # what the first data set shows is usual; auxiliary sets may show other organs
+    return _finish(network, learn_usual(spec, own or training), config, validation, training, out)
 
 
-def _check_folder(out: Path, record: dict[str, Any], resume: bool) -> None:
-    """UsageError for a run folder in use or, with `resume`, for one that was started with other options."""
-    stored = out / "config.json"
-    if not resume:
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty; add --resume to go on with it, or give another folder")
-        return
-    if not stored.is_file():
-        raise UsageError(f"{out} holds no run to resume (no config.json); leave --resume out to start one there")
-    try:
-        before = dict(json.loads(stored.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{stored} is damaged ({error}); start again in another folder") from None
-    for name, now in record.items():
-        if name != "workers" and before.get(name) != now:
-            raise UsageError(f"{out} was started with {name} = {before.get(name)}, now it is {now}; resume unchanged")
+def _silent(line: str) -> None:
+    """What all processes but the first have to say."""
 
 
 def _trained_outputs(training: list[dataset.Sample], tasks: tuple[str, ...]) -> tuple[str, ...]:
     nodule = any(s.nodule for s in training)
     present = {"nodule": nodule, "gland": any(s.gland for s in training), "size": nodule}
     return tuple(task for task, labelled in present.items() if labelled and task in tasks)
+
+
+def _start_from(network: Network, config: TrainConfig, init: Path) -> None:
+    start = load_checkpoint(init)
+    if start.spec.model != config.model:
+        raise CheckpointError(f"{init} is a {start.spec.model}; expected {config.model}, as --model says")
+    if start.spec.input_size != config.input_size:
+        raise CheckpointError(
+            f"{init} was trained at input size {start.spec.input_size}, not {config.input_size}; give --input-size "
+            f"{start.spec.input_size}"
+        )
+    network.load_state_dict(start.network.state_dict())
 
 
 def _load_pretrained(network: Network, names: tuple[str, str]) -> None:
@@ -158,76 +184,6 @@ def _load_pretrained(network: Network, names: tuple[str, str]) -> None:
         ) from None
 
 
-def _fit(
-    network: Network,
-    spec: ModelSpec,
-    config: TrainConfig,
-    phase: str,
-    frames: Frames,
-    held: Frames | None,
-    out: Path,
-    say: Say,
-) -> None:
-    """One phase with Lightning; on return the network holds the best weights (phase 2) or the last (phase 1)."""
-    epochs = config.pretrain_epochs if phase == "pretrain" else config.epochs
-    folder = out / phase
-    batch = min(config.batch_size, len(frames))
-    options: dict[str, Any] = {"batch_size": batch, "num_workers": config.workers}
-    loader = DataLoader(frames, sampler=EpochSampler(frames, config.seed), drop_last=True, **options)
-    held_loader = DataLoader(held, **options) if held else None
-    reconstruct = config.weights.reconstruction and "reconstruction" in config.tasks
-    tasks = (*spec.outputs, "reconstruction") if reconstruct else spec.outputs
-    if config.freeze == "encoder" and phase == "supervised":
-        network.freeze_encoder()
-    module = SsmtModule(network, spec, config, phase, tasks, steps=len(loader) * epochs)
-
-    def report(row: dict[str, float]) -> None:
-        dice = f", val Dice {row['val_dice']:.4f}" if "val_dice" in row else ""
-        say(f"epoch {int(row['epoch']) + 1}/{epochs}, step {int(row['step'])}, loss {row['loss']:.4f}{dice}")
-
-    files: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    callbacks: list[L.Callback] = [Metrics(folder / "metrics.csv", report)]
-    if held:  # before `last`, which has to hold the best score so far, this epoch's included
-        callbacks.append(ModelCheckpoint(filename="best", monitor="val_dice", mode="max", **files))
-    callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **files))
-    if config.averaging and phase == "supervised":
-        callbacks.append(EMAWeightAveraging(decay=config.averaging))
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    trainer = L.Trainer(
-        max_epochs=epochs,
-        accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if _use_bf16(config.precision) else "32-true",
-        callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
-        logger=False,
-        gradient_clip_val=1.0,  # transformers from scratch: one bad batch must not undo an epoch
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        default_root_dir=folder,
-    )
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs leave it out
-    last = folder / "last.ckpt"
-    try:
-        trainer.fit(module, loader, held_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
-    best = folder / "best.ckpt"
-    if held and best.is_file():
-        state = AtomicCheckpointIO().load_checkpoint(best, map_location="cpu")["state_dict"]
-        network.load_state_dict({k.removeprefix("network."): v for k, v in state.items()})
-
-
-def _use_bf16(precision: str) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def _finish(
     network: Network,
     spec: ModelSpec,
@@ -236,19 +192,24 @@ def _finish(
     training: list[dataset.Sample],
     out: Path,
 ) -> dict[str, Any]:
-    """Chooses the threshold on `val`, in the frames' own pixels, and writes the checkpoint and `result.json`."""
+    """Decides on `val`, in the frames' own pixels, and writes the checkpoint, the pictures and `result.json`."""
     network.eval()
-    undecided = TorchEngine(Deployed(network, spec, ("nodule",)))
-    spec = replace(spec, threshold=choose_threshold(undecided, validation))
+    spec = decide(network, spec, validation)
     path = out / "model.safetensors"
     save_checkpoint(path, network, spec, config.to_dict())
-    scores = evaluate(TorchEngine(Deployed(network, spec, ("nodule",))), validation)
+    engine = TorchEngine(Deployed(network, spec, spec.outputs))
+    scores = evaluate(engine, validation)
+    draw_curves(out)
+    draw_sheet(out, engine, validation, scores["per_image"])
+    speeds = {phase: out / phase / "speed.json" for phase in ("pretrain", "supervised")}
     result = {
         "checkpoint": str(path),
         "threshold": spec.threshold,
+        "temperature": spec.temperature,
         "val": {k: v for k, v in scores.items() if k != "per_image"},
         "training": dataset.summary(training),
         "validation": dataset.summary(validation),
+        "speed": {phase: json.loads(speed.read_text()) for phase, speed in speeds.items() if speed.is_file()},
     }
     write_json(out / "result.json", result)
     return result

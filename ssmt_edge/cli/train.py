@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,71 +12,96 @@ from ssmt_edge.packages import needs
 
 
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Run folder; must be new or empty unless --resume.")],
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings; options given here come before it.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting, also weights.nodule=0.7. Repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where this run folder stopped.")] = False,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to start the weights from.")] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(help="Labelled data set (TN3K, TG3K, DDTI, image/mask). Repeatable; the first one validates."),
     ] = None,
-    model: Annotated[str, typer.Option(help="ssmt-net, ssmt-lite or ssmt-net-tiny.")] = "ssmt-net",
-    phase: Annotated[str, typer.Option(metavar="pretrain|supervised|both", help="Which phases to run.")] = "both",
+    model: Annotated[str | None, typer.Option(help="Network; ssmt-net.")] = None,
+    phase: Annotated[
+        str | None, typer.Option(metavar="pretrain|supervised|both", help="Which phases to run; both.")
+    ] = None,
     unlabelled: Annotated[
         list[Path] | None, typer.Option(help="Folder of images for the reconstruction phase. Repeatable.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where this run folder stopped.")] = False,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to start the weights from.")] = None,
     pretrained: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="RESNET VIT", help="Encoder weights of ssmt-net: hub names or local folders."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Supervised epochs.")] = 60,
-    pretrain_epochs: Annotated[int, typer.Option(min=1, help="Reconstruction epochs.")] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of Adam; the cosine ends at 1e-6.")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(min=0)] = 1e-4,
+    epochs: Annotated[int | None, typer.Option(help="Supervised epochs; 60.")] = None,
+    pretrain_epochs: Annotated[int | None, typer.Option(help="Reconstruction epochs; 20.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Frames a batch, over all processes together; 16.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches an optimiser step; 1.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of Adam, 1e-4; the cosine ends at 1e-6.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="1e-4.")] = None,
     cross_entropy: Annotated[
-        float, typer.Option(min=0, help="Weight of cross-entropy beside Dice; 0 is the paper's loss.")
-    ] = 0.5,
+        float | None, typer.Option(help="Weight of cross-entropy beside Dice, 0.5; 0 is the paper's loss.")
+    ] = None,
+    weighting: Annotated[
+        str | None, typer.Option(metavar="fixed|uncertainty|gradnorm", help="How tasks are weighed; fixed.")
+    ] = None,
     averaging: Annotated[
-        float, typer.Option(min=0, max=0.9999, help="Decay a step of the weights' moving average; 0 for none.")
-    ] = 0.0,
-    input_size: Annotated[
-        int, typer.Option(min=32, max=2048, help="Side of the square input, a multiple of 32.")
-    ] = 224,
-    crop: Annotated[str, typer.Option(metavar="scan-area|none", help="What is cut from a frame.")] = "scan-area",
-    resize: Annotated[str, typer.Option(metavar="stretch|letterbox", help="How it becomes square.")] = "stretch",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load and augment images.")] = 2,
-    precision: Annotated[str, typer.Option(metavar="auto|32|bf16", help="Arithmetic of training.")] = "auto",
+        float | None, typer.Option(help="Decay a step of the weights' moving average; 0 for none.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better val Dice after which to stop; 0 for never.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Of nodule, gland, size, reconstruction; all.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold of the first data set, by case, that validates.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds; 5.")] = None,
+    label_fraction: Annotated[float | None, typer.Option(help="Share of the cases whose labels are used; 1.")] = None,
+    freeze: Annotated[
+        str | None, typer.Option(metavar="none|encoder", help="encoder: train decoders and heads only.")
+    ] = None,
+    input_size: Annotated[int | None, typer.Option(help="Side of the square input, a multiple of 32; 224.")] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="scan-area|none", help="What is cut from a frame; scan-area.")
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(metavar="stretch|letterbox", help="How it becomes square; stretch.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random draw; 0.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load and augment images; 2.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="auto|32|bf16|fp16", help="Arithmetic of training; auto.")
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Training processes a node: GPUs, or CPU processes; 1.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines that train together; 1.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Lightning's strategy; auto: ddp for several processes.")] = None,
+    deterministic: Annotated[
+        bool | None, typer.Option("--deterministic", help="Only algorithms that repeat bit by bit, also on a GPU.")
+    ] = None,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write TensorBoard's files, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a network: reconstruction on unlabelled images, then all tasks, each where its label exists."""
     from ssmt_edge.cli.terminal import say
 
+    others = ("out", "config", "settings", "resume", "init", "as_json")
+    given = {
+        name: value for name, value in context.params.items() if name not in others and value not in (None, [], ())
+    }
     with needs("trainer"):
-        from trainer.config import TrainConfig
+        from trainer.config import resolve
         from trainer.fit import train as fit
 
-        config = TrainConfig(
-            model=model,
-            data=tuple(str(d) for d in data or ()),
-            unlabelled=tuple(str(d) for d in unlabelled or ()),
-            phase=phase,  # type: ignore[arg-type]  # TrainConfig checks it
-            epochs=epochs,
-            pretrain_epochs=pretrain_epochs,
-            batch_size=batch_size,
-            lr=lr,
-            weight_decay=weight_decay,
-            cross_entropy=cross_entropy,
-            averaging=averaging,
-            input_size=input_size,
-            crop=crop,
-            resize=resize,
-            seed=seed,
-            workers=workers,
-            precision=precision,
-            pretrained=pretrained,
-        )
-        result = fit(config, out, resume, init, say=say)
+        result = fit(resolve(config, {**given, **named(settings or [])}), out, resume, init, say=say)
+    if not result:  # another process of the same run reports
+        return
     if as_json:
         print(json.dumps(result, indent=2))
     elif "val" in result:
@@ -87,3 +112,13 @@ def train(
         )
     else:
         print(f"{result['checkpoint']}: pretrained on {result['images']} images")
+
+
+def named(settings: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` each; UsageError for one without `=`."""
+    from ssmt_edge.errors import UsageError
+
+    for setting in settings:
+        if "=" not in setting:
+            raise UsageError(f"--set {setting}: expected NAME=VALUE, for example --set lr_end=1e-5")
+    return dict(setting.split("=", 1) for setting in settings)
