@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ssmt_edge.cli import bench, build, data, demo, doctor, evaluate, run, train
+from ssmt_edge.cli import bench, build, data, demo, doctor, evaluate, experiment, run, train
 
 app = typer.Typer(
     name="ssmt-edge",
@@ -18,6 +18,7 @@ app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.add_typer(experiment.app, name="experiment")
 app.command()(build.export)
 app.command("build-engine")(build.build_engine)
 app.command()(build.verify)
