@@ -81,7 +81,7 @@ def compare(
         }
         medians: dict[str, list[float]] = {name: [] for name in engines}
         for done, name in enumerate(list(engines) * rounds, 1):
-            medians[name].append(median(_turn(engines[name], frames, frames_per_turn)))
+            medians[name].append(median(turn(engines[name], frames, frames_per_turn)))
             if progress:
                 progress(done, rounds * len(engines))
     return [
@@ -95,8 +95,9 @@ def compare(
     ]
 
 
-def _turn(engine: Engine, frames: NDArray[np.uint8], count: int) -> list[float]:
-    """Milliseconds of each of `count` inferences, fewer where they would take longer than TURN_SECONDS."""
+def turn(engine: Engine, frames: NDArray[np.uint8], count: int) -> list[float]:
+    """One contender's turn, as `METHOD` says: milliseconds of each of `count` inferences of one frame, fewer where they
+    would take longer than TURN_SECONDS; frames uint8 [M, 1, S, S]."""
     time.sleep(SETTLE_SECONDS)
     batches = list(_singly(frames))
     for i in range(SETTLE_FRAMES):

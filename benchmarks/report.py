@@ -61,9 +61,9 @@ def markdown(report: dict[str, Any]) -> str:
     for engine in report["engines"]:
         for stage, values in (engine["stages_ms"] | {"end to end": engine["end_to_end_ms"]}).items():
             rows.append([engine["name"], stage, *(f"{values[figure]:.2f}" for figure in figures)])
-    lines += _table(["engine", "stage", *figures], rows)
+    lines += markdown_table(["engine", "stage", *figures], rows)
     lines += ["", "## Engines", ""]
-    lines += _table(
+    lines += markdown_table(
         ["engine", "network", "precision", "backend", "frames/s", "GMAC", "GFLOPs", "parameters", "size MiB",
          "open ms", "first mask ms", "peak MiB"],
         [
@@ -80,14 +80,14 @@ def markdown(report: dict[str, Any]) -> str:
     if report["comparison"]:
         lines += _comparison(report["comparison"])
     lines += ["## Conditions", ""]
-    lines += _table(["what", "value"], [[name, value] for name, value in conditions(report)])
+    lines += markdown_table(["what", "value"], [[name, value] for name, value in conditions(report)])
     lines += ["", f"Warm-up: {settings['warmup_rule']}. Measured {where['time']}.", ""]
     return "\n".join(lines)
 
 
 def _comparison(comparison: dict[str, Any]) -> list[str]:
     lines = ["## Comparison", ""]
-    lines += _table(
+    lines += markdown_table(
         ["contender", "how", "median ms", "95 % interval", "max difference of probability", "mask agreement"],
         [
             [
@@ -103,6 +103,7 @@ def _comparison(comparison: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A table's lines, the first column's included in `head` and every row."""
     cells = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]

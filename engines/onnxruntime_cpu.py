@@ -112,12 +112,17 @@ def open(folder: Path, manifest: EngineManifest, threads: int | None = None) -> 
     Raises:
         EngineError: ONNX Runtime cannot load the file.
     """
+    return open_model(folder / MODEL_FILE, manifest.spec, manifest.max_batch, threads)
+
+
+def open_model(path: Path, spec: ModelSpec, max_batch: int, threads: int | None = None) -> OnnxRuntimeEngine:
+    """Opens a file that `build` wrote; EngineError where ONNX Runtime cannot load it."""
     try:
-        session = ort.InferenceSession(str(folder / MODEL_FILE), session_options(threads), ["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), session_options(threads), ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base but Exception
         reason = str(error).strip().partition("\n")[0]
-        raise EngineError(f"{folder / MODEL_FILE} cannot be loaded: {reason}; build the engine again") from None
-    return OnnxRuntimeEngine(session, manifest.spec, manifest.max_batch)
+        raise EngineError(f"{path} cannot be loaded: {reason}; build the engine again") from None
+    return OnnxRuntimeEngine(session, spec, max_batch)
 
 
 def open_graph(graph: Graph, threads: int | None = None) -> OnnxRuntimeEngine:

@@ -242,6 +242,8 @@ def test_training_learns_and_logs_weights_and_resumes_them(
     for row in rows:
         assert sum(row.values()) == pytest.approx(1) and min(row.values()) > 0
     assert rows[0] != rows[1]
+    if name == "uncertainty":  # whose state is part of the other's
+        return
 
     stop = {"after": 1}
 
