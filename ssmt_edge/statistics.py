@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -74,6 +75,9 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     try:
         other = {(row["case"], row["image"]): row for row in theirs["per_image"]}
         fractions = {key: float(row["area_fraction"]) for key, row in other.items()}
+        found_there = [row[name] for row in other.values() for name in COMPARED if row.get(name) is not None]
+        if not all(math.isfinite(value) for value in (*found_there, *fractions.values())):
+            raise ValueError
     except (KeyError, TypeError, ValueError):
         raise DataError(
             "the result to compare with is not one that evaluate wrote with --out; evaluate again"

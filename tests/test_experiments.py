@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,12 +18,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from commands import Cli, error_line, refused  # noqa: E402
+from commands import ROOT, Cli, error_line, refused  # noqa: E402
 
 from ssmt_edge.errors import UsageError  # noqa: E402
 from trainer import fit  # noqa: E402
 from trainer.config import TrainConfig  # noqa: E402
 from trainer.experiments import PROTOCOLS, labels  # noqa: E402
+from trainer.experiments.domains import parts_of  # noqa: E402
 from trainer.experiments.figures import Measurement, figures, over_folds  # noqa: E402
 from trainer.experiments.plan import Options, Part  # noqa: E402
 from trainer.experiments.run import run  # noqa: E402
@@ -248,11 +252,22 @@ def test_domains(cli: Cli, phantom_set: Path, without_gland: Path, tiny_checkpoi
     assert other["figures"]["drop"] == pytest.approx(other["figures"]["dice"] - own["figures"]["dice"])
     assert f"{other['figures']['drop']:+.4f}" in answer.out
 
+    # no drop is told on images that the network was trained on
+    parts = parts_of([str(phantom_set), str(without_gland)], "all", {"data": [str(phantom_set), str(without_gland)]})
+    assert parts == [Part(str(phantom_set), "test"), Part(str(without_gland), "val")]
+
     measured = json.loads((out / "measured.json").read_text())
     (out / "measured.json").write_text(json.dumps({**measured, "subject": "another"}))
     assert "another network" in refused(cli, tmp_path, *command, code=2)
     line = error_line(cli("experiment", "domains", tiny_checkpoint, "--data", phantom_set, "--out", tmp_path / "x"), 2)
     assert "--data OTHER" in line
+
+
+@pytest.mark.parametrize("content", ["[1]", "{"])
+def test_a_foreign_result_is_one_line(cli: Cli, phantom_set: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    command = ("experiment", "folds", "--data", phantom_set, "--out", tmp_path, *TINY)
+    assert "result.json is damaged" in error_line(cli(*command), 1)
 
 
 @pytest.mark.parametrize(
@@ -282,3 +297,37 @@ def test_cells_in_processes(cli: Cli, phantom_set: Path, tmp_path: Path) -> None
     assert [row["figures"]["n"] for row in rows] == [16, 8, 8]
     assert rows[0]["figures"]["folds"] == 2
     assert "2 cells, of which 2 are there already" in cli(*command).err
+
+
+@pytest.mark.slow
+def test_jobs_end_with_the_process_that_started_them() -> None:
+    code = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from os import getpid
+from trainer.experiments.run import _prepare
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_prepare)
+    print(pool.submit(getpid).result(), flush=True)
+    pool.submit(time.sleep, 120)
+    time.sleep(120)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        state = Path(f"/proc/{int(parent.stdout.readline())}/stat")
+        assert is_running(state)
+        parent.kill()
+        end = time.monotonic() + 20
+        while is_running(state) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not is_running(state)
+
+
+def is_running(state: Path) -> bool:
+    """Of a process on Linux; one that ended may stay listed as a zombie."""
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

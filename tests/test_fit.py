@@ -361,6 +361,13 @@ def test_nodule_only_and_gland_only_samples_train_both(config: TrainConfig, phan
     assert "loss_gland" not in curve(tmp_path / "alone", "supervised")[0]
 
 
+def test_a_run_that_diverged_is_one_line_and_no_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    diverging = replace(config, phase="supervised", epochs=1, lr=1e30)
+    with pytest.raises(SsmtError, match="no longer finite after epoch 1: training diverged; lower --lr"):
+        run(diverging, tmp_path / "run")
+    assert not list(tmp_path.rglob("last.ckpt")) and not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_gland_masks_alone_cannot_validate(config: TrainConfig, phantom_set: Path, tmp_path: Path) -> None:
     glands = make_tg3k(phantom_set, tmp_path / "glands")
     (glands / "tg3k-trainval.json").write_text(json.dumps({"train": list(range(12)), "val": [12, 13, 14, 15]}))

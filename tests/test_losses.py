@@ -41,6 +41,18 @@ def loss_of(outputs: Outputs, batch: dict[str, Tensor], ce: float = 0.0) -> tupl
     return total_loss(outputs, batch, torch.zeros(len(batch["size"]), 1, 8, 8), LossWeights(), ce)
 
 
+def test_processes_with_unequal_labels_weigh_every_label_alike() -> None:
+    outputs, batch, image = make_outputs(count=4), make_batch([1, 1, 0, 1], [0, 0, 1, 0]), torch.zeros(4, 1, 8, 8)
+    whole, _ = total_loss(outputs, batch, image, LossWeights(), 0.5)
+    parts = []
+    for half in (slice(0, 2), slice(2, 4)):
+        mine = {k: [m[half] for m in v] if isinstance(v, list) else v[half] for k, v in outputs.items()}
+        labels = {k: v[half] for k, v in batch.items()}
+        shares = {task: 2 * labels[f"has_{task}"].sum() / batch[f"has_{task}"].sum() for task in ("nodule", "gland")}
+        parts.append(total_loss(mine, labels, image[half], LossWeights(), 0.5, shares)[0])
+    assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-5)
+
+
 def test_charbonnier_by_hand() -> None:
     x, y = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.0])
     assert charbonnier(x, y, eps=4.0).item() == pytest.approx((5 + 4) / 2)

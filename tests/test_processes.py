@@ -87,7 +87,7 @@ def test_two_processes_train_as_one_does(config: TrainConfig, together: Path, tm
     # the same batches; batch statistics and the means of losses are those of half a batch
     assert "val_dice" in both[0]  # of a single image: the other process has none
     assert alone[0].keys() == both[0].keys()
-    for name in ("loss_nodule", "loss_gland", "loss_size", "loss_reconstruction"):
+    for name in ("loss", "loss_nodule", "loss_gland", "loss_size", "loss_reconstruction"):
         assert float(both[0][name]) == pytest.approx(float(alone[0][name]), rel=0.05)
     counted = json.loads((together / "result.json").read_text())["training"]
     assert (counted["nodule_masks"], counted["gland_masks"]) == (15, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -86,6 +87,11 @@ def test_results_of_other_images_are_refused() -> None:
     other["per_image"][2]["area_fraction"] = 0.2
     with pytest.raises(DataError, match="'2' has another true mask"):
         compare(ours, other)
+    other = result()
+    for value in ("0.5", math.nan):
+        other["per_image"][2]["dice"] = value
+        with pytest.raises(DataError, match="not one that evaluate wrote"):
+            compare(ours, other)
     for wrong in ({}, {"per_image": [1]}, {"per_image": [{"image": "a"}]}, {"per_image": None}):
         with pytest.raises(DataError, match="not one that evaluate wrote"):
             compare(ours, wrong)

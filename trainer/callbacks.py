@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from ssmt_edge.errors import CheckpointError
+from ssmt_edge.errors import CheckpointError, SsmtError
 from ssmt_edge.files import replacing, write_json
 
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step", "weighting"}
@@ -68,6 +69,11 @@ class Metrics(L.Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not all(bool(torch.isfinite(p).all()) for p in pl_module.parameters()):  # before `last` is saved with them
+            raise SsmtError(
+                f"the weights are no longer finite after epoch {trainer.current_epoch + 1}: training diverged; lower "
+                "--lr and start again elsewhere"
+            )
         logged = {k: float(v) for k, v in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate, **logged}
@@ -129,17 +135,22 @@ class Speed(L.Callback):
         self._images = 0
         self._loader: float | None = None
 
-    def measure(self, loader: Iterable[dict[str, Any]]) -> None:
-        """Runs the loader alone; at the place of its epoch it changes nothing, because items depend on their key."""
-        images, batches = 0, iter(loader)
-        if next(batches, None) is None:
+    def measure(self, loader: DataLoader[Any]) -> None:
+        """Runs the loader alone; at the place of its epoch it changes nothing, because items depend on their key.
+
+        Nothing is told of an epoch so short that most of its batches were ready before the clock started.
+        """
+        ahead = loader.num_workers * (loader.prefetch_factor or 0)
+        if len(loader) <= 4 * ahead + 1:
             return
+        images, batches = 0, iter(loader)
+        next(batches)
         begun = time.perf_counter()
         for batch in batches:
             images += len(batch["image"])
             if time.perf_counter() - begun > self.SECONDS:
                 break
-        self._loader = images / (time.perf_counter() - begun) if images else None
+        self._loader = images / (time.perf_counter() - begun)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

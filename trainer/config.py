@@ -96,8 +96,18 @@ class TrainConfig:
         for name, value in {**losses, **{name: getattr(self, name) for name in others}}.items():
             if not 0 <= value < math.inf:
                 raise UsageError(f"{name} is {value}, expected a finite value of at least 0")
+        if len({Path(d).resolve() for d in self.data}) < len(self.data):  # a fold's images would train by the other one
+            raise UsageError(f"data {', '.join(self.data)}, expected each data set once")
+        if self.input_size > 2048:  # as `ModelSpec` has it
+            raise UsageError(f"input_size is {self.input_size}, expected at most 2048")
+        if self.seed >= 2**32:
+            raise UsageError(f"seed is {self.seed}, expected a value below {2**32}")
         if unknown := set(self.tasks) - set(TASKS):
             raise UsageError(f"task {sorted(unknown)[0]!r}, expected some of {', '.join(TASKS)}")
+        if self.phase != "pretrain" and "nodule" not in self.tasks:
+            raise UsageError(
+                f"tasks {', '.join(self.tasks) or 'none'}, expected nodule among them: it chooses epoch and threshold"
+            )
         if not 0 < self.label_fraction <= 1:
             raise UsageError(f"label_fraction is {self.label_fraction}, expected 0 < fraction <= 1")
         if not 0 <= self.averaging < 1:
@@ -147,7 +157,7 @@ def resolve(file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{file} is not YAML: {error}") from None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; expected a YAML file of settings") from None
@@ -215,7 +225,7 @@ def _convert(name: str, hint: Any, value: Any) -> Any:
             # strings, because YAML takes 1e-4 for one
             if not isinstance(value, bool) and isinstance(value, (int, hint, str)):
                 return hint(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
         raise UsageError(f"{name} is {value!r}, expected a {'whole number' if hint is int else 'number'}")
     if isinstance(value, str | Path) or (isinstance(value, int) and not isinstance(value, bool)):  # precision: 32

@@ -79,6 +79,8 @@ def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say:
     if first:
         check_folder(out, config, init, resume)
     if (out / "result.json").is_file():
+        if first:
+            say(f"{out} is finished; nothing is left to do")
         return dict(json.loads((out / "result.json").read_text(encoding="utf-8")))
     if not first:
         say = _silent
@@ -110,17 +112,20 @@ def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say:
         outputs=_trained_outputs(training, tasks) if config.phase != "pretrain" else (),
         crop=config.crop,
         resize=config.resize,
-        trained_on=tuple(Path(d).name for d in (*config.data, *config.unlabelled)),
+        trained_on=tuple(Path(d).resolve().name for d in (*config.data, *config.unlabelled)),
     )
+    if config.phase != "pretrain" and "nodule" not in spec.outputs:
+        raise DataError(
+            f"none of the {len(training)} training images has a nodule mask; give --data that has them, or a larger "
+            "--label-fraction"
+        )
     if not reconstructs(config, network):  # then an image without a label that is learnt serves nothing
         training = [s for s in training if _trained_outputs([s], tasks)]
-        if config.phase != "pretrain" and not training:
-            raise DataError(f"no training image has a label for {', '.join(tasks)}; give --data or --tasks that fit")
     reference = Frames(training or pool, spec)
     mean, deviation = reference.gray_statistics()
     # a whole gray level, so that an INT8 engine quantises its input without any error
     spec = replace(spec, gray_mean=float(round(mean)), gray_scale=round(1 / max(deviation, 1.0), 6))
-    say(f"{len(training)} training, {len(validation)} validation and {len(pool)} images in all; gray mean {mean:.1f}")
+    say(f"{len(training)} training and {len(validation)} validation images; gray mean {mean:.1f}")
 
     if config.pretrained:
         _load_pretrained(network, config.pretrained)

@@ -44,7 +44,12 @@ def mask_loss(logits: Tensor, truth: Tensor, cross_entropy: float) -> Tensor:
 
 
 def total_loss(
-    outputs: Outputs, batch: dict[str, Tensor], image: Tensor, weights: LossWeights, cross_entropy: float
+    outputs: Outputs,
+    batch: dict[str, Tensor],
+    image: Tensor,
+    weights: LossWeights,
+    cross_entropy: float,
+    shares: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum over the tasks in `outputs`, and each task's own loss.
 
@@ -55,6 +60,8 @@ def total_loss(
         outputs: of the network, see `trainer.nets.network`.
         batch: see `trainer.data.Frames`.
         image: normalised gray input [N, 1, S, S], the target of the reconstruction.
+        shares: of several processes, for `nodule` and `gland`: this one's labels over the mean of all processes', so
+            that the mean of their sums weighs every label alike; scalars, None for a single process.
     """
     losses: dict[str, Tensor] = {}
     for task in ("nodule", "gland"):
@@ -78,7 +85,8 @@ def total_loss(
     total = torch.zeros((), device=image.device)
     for name, loss in losses.items():
         task, _, coarse_mark = name.partition("_")
-        total = total + getattr(weights, task) * (COARSE if coarse_mark else 1.0) * loss
+        share = (shares or {}).get("nodule" if task == "size" else task, 1.0)
+        total = total + getattr(weights, task) * (COARSE if coarse_mark else 1.0) * share * loss
     return total, losses
 
 

@@ -53,7 +53,9 @@ class SsmtModule(L.LightningModule):
         image = normalise(batch["image"], self.spec, 1)
         with self.weighting.watch(self.network):
             outputs = self.network(image.expand(-1, self.network.channels, -1, -1), self.tasks)
-        total, losses = total_loss(outputs, batch, image, self.weighting.weights, self.config.cross_entropy)
+        total, losses = total_loss(
+            outputs, batch, image, self.weighting.weights, self.config.cross_entropy, self._shares(batch)
+        )
         if not losses:  # no label of this batch is learnt: a loss of zero that all processes can derive
             total = total + sum(0 * value.sum() for value in outputs.values() if isinstance(value, Tensor))
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -67,6 +69,16 @@ class SsmtModule(L.LightningModule):
         for task, weight in self.weighting.learned.items():
             self._log(f"weight_{task}", weight, image.shape[0])
         return total
+
+    def _shares(self, batch: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """See `total_loss`. Without them a label would count more in a process that has few of its kind."""
+        processes = self.trainer.world_size
+        if processes == 1:
+            return None
+        here = torch.stack([batch["has_nodule"].sum(), batch["has_gland"].sum()])
+        everywhere = self.trainer.strategy.reduce(here.clone(), reduce_op="sum")  # in place
+        shares = processes * here / everywhere.clamp(min=1)
+        return {"nodule": shares[0], "gland": shares[1]}
 
     def _log(self, name: str, value: Any, count: int) -> None:
         """Into the epoch's mean over all processes, `count` samples strong. Called by all of them for the same names,

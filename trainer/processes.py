@@ -148,7 +148,7 @@ def _check(processes: Sequence[Any]) -> None:
 
 def _process(rank: int, settings: dict[str, str], messages: Any, work: Any, arguments: Any) -> None:
     os.environ.update(settings, LOCAL_RANK=str(rank))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         result = work(*arguments, lambda line: messages.put(("say", line)))
         if rank == 0:
@@ -163,8 +163,13 @@ def _process(rank: int, settings: dict[str, str], messages: Any, work: Any, argu
     messages.join_thread()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """From now on this process ends as soon as the one that started it is gone, however that ended."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -64,7 +64,7 @@ def draw_curves(out: Path) -> None:
             if points:
                 series[name] = Series(*map(list, zip(*points, strict=True)))
         shift += len(rows)
-    lines(out / "curves.png", "Training", "epoch", "loss, Dice", series)
+    lines(out / "curves.png", "Training", "epoch, both phases counted together", "loss, Dice", series)
 
 
 def draw_sheet(out: Path, engine: TorchEngine, samples: Sequence[Sample], rows: Sequence[dict[str, Any]]) -> None:

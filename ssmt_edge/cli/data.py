@@ -44,7 +44,7 @@ def check(
         failing = _by_kind(f for f in result["findings"] if f["fails"])
         raise VerdictNo(
             f"{', '.join(str(d) for d in folders)}: {', '.join(f'{kind}: {len(f)}' for kind, f in failing.items())}; "
-            "remove or mend these files, or give alike images one case in cases.csv"
+            "remove or mend these files; in cases.csv, give alike images one case and every case one split"
         )
 
 

@@ -56,12 +56,12 @@ def evaluate(
         scores["threshold"] = engine.spec.threshold
         if other is not None:
             scores["against"] = {"file": str(against), **compare(scores, other)}
-        if pictures is not None:
+        if out is not None:
+            write_json(out, scores)
+        if csv is not None:
+            write_csv(csv, scores["per_image"])
+        if pictures is not None:  # last: without matplotlib the figures are there all the same
             draw(pictures, engine, samples, scores, title)
-    if out is not None:
-        write_json(out, scores)
-    if csv is not None:
-        write_csv(csv, scores["per_image"])
     if as_json:
         print(json.dumps(scores, indent=2))
     elif gland_only:
@@ -120,7 +120,7 @@ def _print(title: str, scores: dict[str, Any]) -> None:
     if scores["empty_truth"]["n"]:
         figures.append(("images without a nodule, and marked", "{n}, {marked}".format(**scores["empty_truth"])))
     if scores["unlike"]:
-        figures.append(("images unlike the training set", f"{scores['unlike']['share_above_1']:.1%}"))
+        figures.append(("images unlike the training set", f"{scores['unlike']['share_above_1']:.1%} of {scores['n']}"))
     if scores["gland"]:
         figures += _gland_figures(scores["gland"])
     _print_figures("", figures)

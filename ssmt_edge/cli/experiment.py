@@ -90,7 +90,10 @@ def domains(
     ],
     out: Out,
     split: Annotated[
-        str, typer.Option(metavar="train|val|test|all", help="Which part of the other data sets.")
+        str,
+        typer.Option(
+            metavar="train|val|test|all", help="Part of the others; all: what was held out of those trained on."
+        ),
     ] = "all",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     as_json: Json = False,
@@ -110,7 +113,7 @@ def domains(
             # an engine does not say how its checkpoint was trained
             config = {} if subject.is_dir() else read_weights(subject)[2]
             digest = sha256(subject / "engine.json" if subject.is_dir() else subject)
-            parts = protocol.parts_of(named, parse_split(split), config)
+            parts = protocol.parts_of(named, parse_split(split), config, engine.spec.trained_on)
             result = protocol.run(engine, digest, parts, config, out, command(), say)
     show(result, out, as_json)
 

@@ -14,9 +14,7 @@ from ssmt_edge.packages import needs
 def train(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Run folder; must be new or empty unless --resume.")],
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file of settings; options given here come before it.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; options given here win over it.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any setting, also weights.nodule=0.7. Repeatable."),
@@ -27,9 +25,9 @@ def train(
         list[Path] | None,
         typer.Option(help="Labelled data set (TN3K, TG3K, DDTI, image/mask). Repeatable; the first one validates."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Network; ssmt-net.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network, such as ssmt-lite or unet. Default: ssmt-net.")] = None,
     phase: Annotated[
-        str | None, typer.Option(metavar="pretrain|supervised|both", help="Which phases to run; both.")
+        str | None, typer.Option(metavar="pretrain|supervised|both", help="Which phases to run. Default: both.")
     ] = None,
     unlabelled: Annotated[
         list[Path] | None, typer.Option(help="Folder of images for the reconstruction phase. Repeatable.")
@@ -38,49 +36,58 @@ def train(
         tuple[str, str] | None,
         typer.Option(metavar="RESNET VIT", help="Encoder weights of ssmt-net: hub names or local folders."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Supervised epochs; 60.")] = None,
-    pretrain_epochs: Annotated[int | None, typer.Option(help="Reconstruction epochs; 20.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Frames a batch, over all processes together; 16.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches an optimiser step; 1.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate of Adam, 1e-4; the cosine ends at 1e-6.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="1e-4.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Supervised epochs. Default: 60.")] = None,
+    pretrain_epochs: Annotated[int | None, typer.Option(help="Reconstruction epochs. Default: 20.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Frames a batch, over all processes together. Default: 16.")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches an optimiser step. Default: 1.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of Adam; the cosine ends at 1e-6. Default: 1e-4.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of Adam. Default: 1e-4.")] = None,
     cross_entropy: Annotated[
-        float | None, typer.Option(help="Weight of cross-entropy beside Dice, 0.5; 0 is the paper's loss.")
+        float | None, typer.Option(help="Weight of cross-entropy beside Dice; 0 is the paper's loss. Default: 0.5.")
     ] = None,
     weighting: Annotated[
-        str | None, typer.Option(metavar="fixed|uncertainty|gradnorm", help="How tasks are weighed; fixed.")
+        str | None, typer.Option(metavar="fixed|uncertainty|gradnorm", help="How tasks are weighed. Default: fixed.")
     ] = None,
     averaging: Annotated[
-        float | None, typer.Option(help="Decay a step of the weights' moving average; 0 for none.")
+        float | None, typer.Option(help="Decay a step of the weights' moving average. Default: 0, none.")
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better val Dice after which to stop; 0 for never.")
+        int | None, typer.Option(help="Epochs without a better val Dice after which to stop. Default: 0, never.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Of nodule, gland, size, reconstruction; all.")
+        str | None, typer.Option(metavar="NAME,...", help="Of nodule, gland, size, reconstruction. Default: all.")
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Fold of the first data set, by case, that validates.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Number of folds; 5.")] = None,
-    label_fraction: Annotated[float | None, typer.Option(help="Share of the cases whose labels are used; 1.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds. Default: 5.")] = None,
+    label_fraction: Annotated[
+        float | None, typer.Option(help="Share of the cases whose labels are used. Default: 1.")
+    ] = None,
     freeze: Annotated[
         str | None, typer.Option(metavar="none|encoder", help="encoder: train decoders and heads only.")
     ] = None,
-    input_size: Annotated[int | None, typer.Option(help="Side of the square input, a multiple of 32; 224.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the square input, a multiple of 32. Default: 224.")
+    ] = None,
     crop: Annotated[
-        str | None, typer.Option(metavar="scan-area|none", help="What is cut from a frame; scan-area.")
+        str | None, typer.Option(metavar="scan-area|none", help="What is cut from a frame. Default: scan-area.")
     ] = None,
     resize: Annotated[
-        str | None, typer.Option(metavar="stretch|letterbox", help="How it becomes square; stretch.")
+        str | None, typer.Option(metavar="stretch|letterbox", help="How it becomes square. Default: stretch.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every random draw; 0.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load and augment images; 2.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random draw. Default: 0.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that load and augment images. Default: 2.")] = None,
     precision: Annotated[
-        str | None, typer.Option(metavar="auto|32|bf16|fp16", help="Arithmetic of training; auto.")
+        str | None, typer.Option(metavar="auto|32|bf16|fp16", help="Arithmetic of training. Default: auto.")
     ] = None,
     devices: Annotated[
-        str | None, typer.Option(metavar="N|auto", help="Training processes a node: GPUs, or CPU processes; 1.")
+        str | None,
+        typer.Option(metavar="N|auto", help="Training processes a node: GPUs, or CPU processes. Default: 1."),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="Machines that train together; 1.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines that train together. Default: 1.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Lightning's strategy; auto: ddp for several processes.")] = None,
     deterministic: Annotated[
         bool | None, typer.Option("--deterministic", help="Only algorithms that repeat bit by bit, also on a GPU.")

@@ -20,17 +20,22 @@ from trainer.experiments.report import of_data, of_figures, write_files
 from trainer.fit import Say
 
 
-def parts_of(data: Sequence[str], split: Split, config: dict[str, Any]) -> list[Part]:
+def parts_of(data: Sequence[str], split: Split, config: dict[str, Any], trained_on: Sequence[str] = ()) -> list[Part]:
     """The held-out part of the first data set, which the network was trained on, and a split of each other one.
 
+    Of another one that it was trained on, too, `all` is the held-out part: the rest would show no drop.
+
     Args:
+        trained_on: names of data sets, of the spec.
         config: of the checkpoint, {} if unknown; its fold is the held-out part if it was trained in cross-validation.
     """
     if len(data) < 2:
         raise UsageError("domains needs the network's own data set and others; give --data OWN --data OTHER")
     fold = config.get("fold") if name_of(data[0]) in [name_of(d) for d in config.get("data", ())[:1]] else None
     repeat = None if fold is None else Repeat(0, fold, config["folds"])
-    return [held_out(data[0], repeat), *(Part(other, split) for other in data[1:])]
+    seen = {name_of(d) for d in config["data"]} if config.get("data") else set(trained_on)
+    others = [held_out(d) if split == "all" and name_of(d) in seen else Part(d, split) for d in data[1:]]
+    return [held_out(data[0], repeat), *others]
 
 
 def run(

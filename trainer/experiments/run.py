@@ -24,6 +24,7 @@ from trainer.deployed import open_checkpoint
 from trainer.experiments.figures import Measurement
 from trainer.experiments.plan import Cell, Part, Plan
 from trainer.experiments.report import write_report
+from trainer.processes import end_with_parent
 from trainer.run_folder import check_folder
 
 Say = Callable[[str], None]
@@ -109,6 +110,7 @@ def _in_processes(plan: Plan, missing: list[Cell], out: Path, jobs: int, report:
 
 def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    end_with_parent()  # or it would go on in a folder that the next run resumes
     torch.set_num_threads(1)
 
 
@@ -130,7 +132,7 @@ def _check(plan: Plan, out: Path) -> None:
     """Everything that can be refused before hours of training: UsageError, DataError."""
     stored = out / "result.json"
     if stored.is_file():
-        protocol = _read(stored).get("protocol")
+        protocol = _read(stored, lambda result: result.get("protocol"))
         if protocol != plan.protocol:
             raise UsageError(f"{out} holds the experiment {protocol!r}, not {plan.protocol!r}; give another --out")
     for cell in plan.cells:
@@ -166,16 +168,20 @@ def _is_measured(plan: Plan, cell: Cell, out: Path) -> bool:
 
 def _read_measured(folder: Path) -> dict[Part, dict[str, Any]]:
     stored = folder / "cell.json"
-    rows = _read(stored) if stored.is_file() else []
-    return {Part(row["data"], row["split"], row["fold"], row["folds"]): row["scores"] for row in rows}
+    if not stored.is_file():
+        return {}
+    return _read(
+        stored,
+        lambda rows: {Part(row["data"], row["split"], row["fold"], row["folds"]): row["scores"] for row in rows},
+    )
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, pick: Callable[[Any], Any]) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return pick(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is damaged ({error}); delete its folder and run the same command again"
+            f"{path} is damaged ({type(error).__name__}: {error}); delete its folder and run the same command again"
         ) from None
 
 
