@@ -189,7 +189,7 @@ def mean_of(name: str, values: Sequence[float], cases: Sequence[str]) -> dict[st
     """`{name}`, `{name}_sd` and `{name}_interval` of a figure over images; None where it is undefined."""
     return {
         name: float(np.mean(values)) if values else None,
-        f"{name}_sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        f"{name}_sd": (float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if values else None,
         f"{name}_interval": interval(values, cases),
     }
 

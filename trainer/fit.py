@@ -129,8 +129,9 @@ def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say:
 
     if config.pretrained:
         _load_pretrained(network, config.pretrained)
-    if init is not None:
-        _start_from(network, config, init)
+    if init is not None:  # its input scale, too: the weights expect it
+        start = _start_from(network, config, init)
+        spec = replace(spec, gray_mean=start.gray_mean, gray_scale=start.gray_scale)
     # not earlier, so that unusable options leave no folder behind
     if first:
         start_folder(out, config, init, here.processes)
@@ -166,7 +167,7 @@ def _trained_outputs(training: list[dataset.Sample], tasks: tuple[str, ...]) -> 
     return tuple(task for task, labelled in present.items() if labelled and task in tasks)
 
 
-def _start_from(network: Network, config: TrainConfig, init: Path) -> None:
+def _start_from(network: Network, config: TrainConfig, init: Path) -> ModelSpec:
     start = load_checkpoint(init)
     if start.spec.model != config.model:
         raise CheckpointError(f"{init} is a {start.spec.model}; expected {config.model}, as --model says")
@@ -176,6 +177,7 @@ def _start_from(network: Network, config: TrainConfig, init: Path) -> None:
             f"{start.spec.input_size}"
         )
     network.load_state_dict(start.network.state_dict())
+    return start.spec
 
 
 def _load_pretrained(network: Network, names: tuple[str, str]) -> None:

@@ -97,6 +97,11 @@ class SsmtModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.weighting.load_state_dict(checkpoint["weighting"])
 
+    def on_validation_start(self) -> None:
+        if self.trainer.world_size > 1:  # each process has batch statistics of its own; the first one's are saved
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         image = normalise(batch["image"], self.spec, 1)
         wanted = self.tasks if self.phase == "pretrain" else ("nodule",)

@@ -11,7 +11,7 @@ from typing import Any
 from ssmt_edge.dataset import Sample, read_mask
 from ssmt_edge.errors import CheckpointError, SsmtError, UsageError
 from ssmt_edge.evaluate import observe, threshold_level
-from ssmt_edge.files import replacing, write_json
+from ssmt_edge.files import replacing, sha256, write_json
 from ssmt_edge.pictures import Series, Tile, lines, sheet
 from trainer.callbacks import remove_parts
 from trainer.config import SAME_RESULT, TrainConfig, resolve
@@ -34,7 +34,7 @@ def check_folder(out: Path, config: TrainConfig, init: Path | None, resume: bool
         before = {**resolve(settings, {}).to_dict(), "init": dict(json.loads(run.read_text(encoding="utf-8")))["init"]}
     except (SsmtError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{out}: config.yaml or run.json is damaged ({error}); start again elsewhere") from None
-    for name, now in {**config.to_dict(), "init": str(init) if init else None}.items():
+    for name, now in {**config.to_dict(), "init": _named(init)}.items():
         if name not in SAME_RESULT and before[name] != now:
             raise UsageError(f"{out} was started with {name} = {before[name]}, now it is {now}; resume unchanged")
 
@@ -44,9 +44,16 @@ def start_folder(out: Path, config: TrainConfig, init: Path | None, processes: i
     if (out / "config.yaml").is_file():
         remove_parts(out)
         return
-    write_json(out / "run.json", {"init": str(init) if init else None, **environment(processes)})
+    write_json(out / "run.json", {"init": _named(init), **environment(processes)})
     with replacing(out / "config.yaml") as part:
         part.write_text(config.to_yaml(), encoding="utf-8")
+
+
+def _named(init: Path | None) -> str | None:
+    """A checkpoint by name and digest, so that folders may be moved."""
+    if init is None:
+        return None
+    return f"{init.name}, SHA-256 {sha256(init)[:16] if init.is_file() else 'missing'}"
 
 
 def draw_curves(out: Path) -> None:

@@ -135,6 +135,8 @@ def _check(plan: Plan, out: Path) -> None:
         protocol = _read(stored, lambda result: result.get("protocol"))
         if protocol != plan.protocol:
             raise UsageError(f"{out} holds the experiment {protocol!r}, not {plan.protocol!r}; give another --out")
+    elif out.exists() and not any(_is_started(out / cell.name) for cell in plan.cells) and _is_used(out):
+        raise UsageError(f"{out} is not an empty folder and holds no experiment; give another --out")
     for cell in plan.cells:
         if not _is_started(out / cell.name):
             continue
@@ -146,9 +148,12 @@ def _check(plan: Plan, out: Path) -> None:
         part.samples()
 
 
+def _is_used(out: Path) -> bool:
+    return not out.is_dir() or any(out.iterdir())
+
+
 def _start(cell: Cell, out: Path) -> Path | None:
-    # resolved, so that a run can be resumed from another working folder
-    return None if cell.start is None else (out / cell.start.name / cell.start.checkpoint).resolve()
+    return None if cell.start is None else out / cell.start.name / cell.start.checkpoint
 
 
 def _is_started(folder: Path) -> bool:
