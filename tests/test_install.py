@@ -73,7 +73,7 @@ def test_tables_of_packages_match_pyproject() -> None:
 
 def test_constraints_pin_every_package_and_name_no_place() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]
-    pin = re.compile(r"[\w.-]+==[\w.]+( ; python_full_version [<>=]+ '3\.\d+')?")
+    pin = re.compile(r"[\w.-]+==[\w.]+( ; python_full_version [<>=]+ '3\.\d+(\.\*)?')?")
     assert not [line for line in lines if not pin.fullmatch(line)]
     pinned = {line.partition("==")[0] for line in lines}
     names = declared()
