@@ -9,7 +9,6 @@ contours of images that do not exist) is reported and left out, never fatal.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from ssmt_edge.dataset import held_back, read_gray
 from ssmt_edge.errors import DataError, SinkError
-from ssmt_edge.files import replacing_folder
+from ssmt_edge.files import replacing_folder, write_csv
 from ssmt_edge.geometry import Gray
 
 Contour = NDArray[np.float32]  # [points, 2], x and y in pixels of the whole image
@@ -208,10 +207,7 @@ def convert(root: Path, out: Path, progress: Callable[[int, int], None] | None =
                     progress(done + 1, len(raw.views))
             if not table:
                 raise DataError(f"{root}: none of its {len(raw.views)} images has a usable contour; nothing to convert")
-            with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(table[0]))
-                writer.writeheader()
-                writer.writerows(table)
+            write_csv(folder / "cases.csv", table)
     except OSError as error:
         raise SinkError(f"cannot write the converted set to {out}: {error.strerror}; choose another folder") from None
     return {

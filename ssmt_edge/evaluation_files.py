@@ -1,28 +1,17 @@
-"""What an evaluation leaves beside its JSON: a CSV row an image, a sheet of the worst images, a reliability diagram."""
+"""What an evaluation leaves beside its figures: a sheet of the worst images, a reliability diagram."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssmt_edge.dataset import Sample, read_mask
 from ssmt_edge.evaluate import observe, threshold_level
-from ssmt_edge.files import replacing
 from ssmt_edge.pictures import Series, Tile, lines, sheet
 from ssmt_edge.spec import Engine
 
 WORST = 12
-
-
-def write_csv(path: Path, per_image: Sequence[dict[str, Any]]) -> None:
-    """One row an image, one column a figure (empty where undefined), atomically."""
-    names = list(dict.fromkeys(name for row in per_image for name in row))
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(per_image)
 
 
 def draw(folder: Path, engine: Engine, samples: Sequence[Sample], scores: dict[str, Any], title: str) -> None:

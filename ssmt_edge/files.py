@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,12 @@ def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON with a final newline, atomically."""
     with replacing(path) as part:
         part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A column for every key that occurs in a row, empty where a row lacks it or has None, atomically."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

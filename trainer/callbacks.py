@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ssmt_edge.errors import CheckpointError, SsmtError
-from ssmt_edge.files import replacing, write_json
+from ssmt_edge.files import replacing, write_csv, write_json
 
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch", "global_step", "weighting"}
 """what a resume file holds at least"""
@@ -81,11 +80,7 @@ class Metrics(L.Callback):
         self.rows.append({name: value for name, value in row.items() if not math.isnan(value) or name == "loss"})
         if not trainer.is_global_zero:
             return
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with replacing(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self.path, self.rows)
         self.report(self.rows[-1])
 
     def state_dict(self) -> dict[str, Any]:

@@ -85,9 +85,7 @@ def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say:
     if not first:
         say = _silent
     L.seed_everything(config.seed, verbose=False)
-    labelled = [dataset.load_samples(Path(d), "all") for d in config.data]
-    if config.fold is not None and labelled:
-        labelled[0] = dataset.load_folded(Path(config.data[0]), config.fold, config.folds)
+    labelled = read_labelled(config)
     training = [s for samples in labelled for s in samples if s.split == "train"]
     own = [s for s in labelled[0] if s.split == "train"] if labelled else []
     validation = [s for s in labelled[0] if s.split == "val"] if labelled else []
@@ -121,8 +119,8 @@ def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say:
         )
     if not reconstructs(config, network):  # then an image without a label that is learnt serves nothing
         training = [s for s in training if _trained_outputs([s], tasks)]
-    reference = Frames(training or pool, spec)
-    mean, deviation = reference.gray_statistics()
+    learning = Frames(training or pool, spec, config.seed)
+    mean, deviation = learning.gray_statistics()
     # a whole gray level, so that an INT8 engine quantises its input without any error
     spec = replace(spec, gray_mean=float(round(mean)), gray_scale=round(1 / max(deviation, 1.0), 6))
     say(f"{len(training)} training and {len(validation)} validation images; gray mean {mean:.1f}")
@@ -149,12 +147,19 @@ def _train(config: TrainConfig, out: Path, resume: bool, init: Path | None, say:
         return {"checkpoint": str(stored), "images": len(pool)} if first else {}
 
     say(f"phase 2: all tasks on {len(training)} images, {config.epochs} epochs")
-    learning, held = Frames(training, spec, config.seed), Frames(validation, spec)
-    fit(network, spec, config, "supervised", learning, held, out, here, say)
+    fit(network, spec, config, "supervised", learning, Frames(validation, spec), out, here, say)
     if not first:
         return {}
     # what the first data set shows is usual; auxiliary sets may show other organs
     return _finish(network, learn_usual(spec, own or training), config, validation, training, out)
+
+
+def read_labelled(config: TrainConfig) -> list[list[dataset.Sample]]:
+    """The labelled samples of each data set of a run, the first one split by its fold if the run has one."""
+    labelled = [dataset.load_samples(Path(d), "all") for d in config.data]
+    if config.fold is not None and labelled:
+        labelled[0] = dataset.load_folded(Path(config.data[0]), config.fold, config.folds)
+    return labelled
 
 
 def _silent(line: str) -> None:

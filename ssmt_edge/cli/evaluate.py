@@ -38,8 +38,8 @@ def evaluate(
     from ssmt_edge.dataset import load_samples, parse_split
     from ssmt_edge.evaluate import evaluate as measure
     from ssmt_edge.evaluate import evaluate_gland
-    from ssmt_edge.evaluation_files import draw, write_csv
-    from ssmt_edge.files import write_json
+    from ssmt_edge.evaluation_files import draw
+    from ssmt_edge.files import write_csv, write_json
     from ssmt_edge.statistics import compare
 
     samples = load_samples(data, parse_split(split))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from ssmt_edge.dataset import Sample, load_folded, load_samples, with_labels
+from ssmt_edge.dataset import Sample, with_labels
 from trainer.config import TrainConfig
 from trainer.experiments.plan import Cell, Options, Plan, Row, held_out, pretraining
+from trainer.fit import read_labelled
 
 FRACTIONS = (0.05, 0.10, 0.15, 0.25, 0.50, 1.0)
 
@@ -53,8 +53,5 @@ def _epochs(config: TrainConfig) -> int:
 
 def _training(config: TrainConfig, fraction: float) -> list[Sample]:
     """The labelled images of a run, as `trainer.fit` chooses them."""
-    labelled = [load_samples(Path(data)) for data in config.data]
-    if config.fold is not None:
-        labelled[0] = load_folded(Path(config.data[0]), config.fold, config.folds)
-    training = [s for samples in labelled for s in samples if s.split == "train"]
+    training = [s for samples in read_labelled(config) for s in samples if s.split == "train"]
     return with_labels(training, fraction, config.seed)

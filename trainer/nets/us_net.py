@@ -114,17 +114,11 @@ class UsNet(Network):
     def __init__(self, input_size: int = 224, widths: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)) -> None:
         super().__init__()
         self.levels, self.attentions = nn.ModuleList(), nn.ModuleList()
+        kinds = (*[CurvatureAttention] * 2, nn.Identity, *[ConvolutionalAttention] * 2)
         previous = 1
-        for i, width in enumerate(widths):
+        for width, kind in zip(widths, kinds, strict=True):
             self.levels.append(nn.Sequential(ConvBlock(previous, width), ConvBlock(width, width)))
-            kinds = (
-                CurvatureAttention,
-                CurvatureAttention,
-                nn.Identity,
-                ConvolutionalAttention,
-                ConvolutionalAttention,
-            )
-            self.attentions.append(kinds[i](width))
+            self.attentions.append(kind(width))
             previous = width
         self.nodule = SkipDecoder(widths, EntropySelection)
 
