@@ -22,6 +22,7 @@ from torch import nn
 from engines import onnxruntime_cpu
 from engines.graph import OPSET, Graph, round_weights, save_graph
 from engines.parity import max_difference, phantom_frames
+from engines.tidy import tidy
 from ssmt_edge.errors import ExportError
 from trainer.checkpoint import load_checkpoint
 from trainer.deployed import Deployed
@@ -68,7 +69,7 @@ def export(
     graph = Graph(_to_onnx(folded, max_batch), loaded.spec, loaded.sha256, max_batch)
     _check("ONNX", _onnx_outputs(graph, frames), expected, say)
 
-    graph = replace(graph, model=_simplify(graph.model))
+    graph = replace(graph, model=tidy(_simplify(graph.model)))
     _check("simplified", _onnx_outputs(graph, frames), expected, say)
 
     if half_weights:
