@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from engines.device import available_cores, physical_cores
+from engines.device import available_cores, gpus, physical_cores
 
 # instruction sets that decide how fast an INT8 or FP32 graph can run, under the names of /proc/cpuinfo
 _FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -105,10 +105,10 @@ def _memory_gib() -> float | None:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """GPUs as nvidia-smi tells them; empty where there is none or it does not answer."""
+    """GPUs as nvidia-smi tells them, or the driver's library where there is none (Jetsons); empty without a GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return []
+        return [{"name": gpu.name, "driver": gpu.driver} for gpu in gpus()]
     fields = ("name", "driver_version", "memory.total", "power.limit")
     try:
         answer = subprocess.run(

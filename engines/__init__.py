@@ -1,7 +1,14 @@
 """Engines: from an ONNX graph to something that runs, is calibrated on ultrasound and proven to agree.
 
-Adding a backend is one module with `version()`, `device()`, `build(graph, precision, calibration, folder)` and
-`open(folder, manifest, threads)`, and one line in `BACKENDS`.
+Adding a backend is one module and one line in `BACKENDS`. The module has REFUSES, a dict from a precision
+that it does not take to the reason, and six functions:
+
+    missing() -> list[str]                 what it needs and this machine lacks, with how to get it; empty: ready
+    version() -> str                       of the library behind it; BackendUnavailable where something is missing
+    device() -> Device                     what engines are built for here
+    mismatch(manifest) -> str | None       why an engine of another machine or version cannot run here: both sides
+    build(graph, precision, calibration, folder, options, say) -> dict   writes model.*; returns remarks for engine.json
+    open(folder, manifest, threads) -> Engine
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ import shlex
 from pathlib import Path
 from types import ModuleType
 
-from engines.device import available_cores, cpu_device
+from engines.device import available_cores
 from ssmt_edge.errors import EngineError, EngineMismatch, UsageError
 from ssmt_edge.files import sha256
 from ssmt_edge.spec import Engine, EngineManifest
@@ -23,6 +30,8 @@ REFERENCE_FILE = "reference.onnx"
 # name -> module, imported when a backend is used
 BACKENDS = {
     "onnxruntime": "engines.onnxruntime_cpu",
+    "openvino": "engines.openvino_cpu",
+    "onnxruntime-cuda": "engines.onnxruntime_cuda",
     "tensorrt": "engines.tensorrt_gpu",
 }
 
@@ -81,15 +90,8 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
     again = rebuild_command(folder, manifest)
     check_files(folder, manifest)
     module = backend(manifest.backend)
-    here = module.version()
-    if _minor(manifest.backend_version) != _minor(here):
-        raise EngineMismatch(
-            f"{folder} was built with {manifest.backend} {manifest.backend_version}, here is {here}; {again}"
-        )
-    if manifest.backend == "onnxruntime" and manifest.precision == "int8":
-        built, now = manifest.device.instruction_set, cpu_device().instruction_set
-        if built != now:
-            raise EngineMismatch(f"{folder} holds INT8 for a CPU with {built}, this one has {now}; {again}")
+    if difference := module.mismatch(manifest):
+        raise EngineMismatch(f"{folder} {difference}; {again}")
     engine: Engine = module.open(folder, manifest, threads)
     return engine
 
@@ -113,13 +115,17 @@ def rebuild_command(folder: Path, manifest: EngineManifest | None = None) -> str
     """The command that builds an engine again, for messages."""
     if manifest is None:
         return f"rebuild it: ssmt-edge build-engine CHECKPOINT_OR_ONNX --out {folder} --precision fp32|int8"
-    options = manifest.options
-    words = ["ssmt-edge", "build-engine", str(options.get("source", "CHECKPOINT_OR_ONNX")), "--out", str(folder)]
+    words = [
+        "ssmt-edge",
+        "build-engine",
+        str(manifest.options.get("source", "CHECKPOINT_OR_ONNX")),
+        "--out",
+        str(folder),
+    ]
     words += ["--precision", manifest.precision, "--backend", manifest.backend]
-    for name in ("calib", "calib_frames", "max_dice_drop"):
-        if options.get(name) is not None:
-            words += ["--" + name.replace("_", "-"), str(options[name])]
-    words += ["--with-gland"] if options.get("with_gland") else []
+    for name, value in manifest.options.items():
+        if name != "source" and value is not None and value is not False:
+            words += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
     return "rebuild it: " + shlex.join(words)
 
 
@@ -135,7 +141,3 @@ def reference_graph(folder: Path) -> Path:
     raise EngineError(
         f"{folder} holds no FP32 graph to compare with; build the engine again with ssmt-edge build-engine"
     )
-
-
-def _minor(version: str) -> tuple[str, ...]:
-    return tuple(version.split(".")[:2])

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engines import (
     MANIFEST_FILE,
     REFERENCE_FILE,
+    auto,
     backend,
     onnxruntime_cpu,
     open_engine,
     read_manifest,
     reference_graph,
 )
-from engines.calibrate import HELD_BACK, Calibration, Samples, collect, hold_back, load_calibration, measure_ranges
+from engines.calibrate import (
+    HELD_BACK,
+    METHODS,
+    Calibration,
+    Samples,
+    Split,
+    add_clipped,
+    collect,
+    load_calibration,
+    measure_ranges,
+    split,
+)
 from engines.count import count
 from engines.graph import Graph, load_graph, save_graph
+from engines.options import TensorRtOptions
 from engines.parity import agreement, infer_all, phantom_frames
+from engines.precision.half import islands
+from engines.precision.integer import quantised_tensors
+from engines.sensitivity import Trial, choose_method, keep_fewest, rank
 from ssmt_edge import __version__
 from ssmt_edge.dataset import Sample
 from ssmt_edge.errors import UsageError, VerdictNo
@@ -30,7 +46,9 @@ from ssmt_edge.spec import Engine, EngineManifest, Precision
 
 CALIBRATION_FILE = "calibration.json"
 PARITY_FILE = "parity.json"
+PHANTOMS = 32  # to measure on, where no real frames are at hand
 Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,19 @@ class BuildOptions:
     max_dice_drop: float = 0.005
     with_gland: bool = False
     """only when exporting from a checkpoint"""
+    calib_method: str = "auto"
+    """of `calibrate.METHODS`, or `auto`: whichever agrees best with FP32 on trial frames"""
+    sensitivity: bool = False
+    """int8: rank all layers, and keep the fewest out of INT8 such that the gate holds"""
+    tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
+    """what only that backend takes"""
+
+    def recorded(self, source: Path) -> dict[str, Any]:
+        """The options as the command line takes them, by name: what `rebuild_command` repeats."""
+        values = {**vars(self), **vars(self.tensorrt), "source": source}
+        del values["tensorrt"], values["precision"], values["backend"]
+        listed = {name: ",".join(map(str, v)) or "none" if isinstance(v, tuple) else v for name, v in values.items()}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in listed.items()}
 
 
 def build_engine(
@@ -54,6 +85,7 @@ def build_engine(
     options: BuildOptions,
     labelled: list[Sample] | None = None,
     say: Say = lambda line: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> EngineManifest:
     """Builds, checks and writes an engine folder; nothing is left behind if any of it fails.
 
@@ -62,6 +94,7 @@ def build_engine(
         out: engine folder; an older engine there is replaced, anything else is refused.
         labelled: frames with truth for the Dice gate, None for agreement only.
         say: receives progress lines.
+        progress: what is being done, how much of it is done, and how much there is.
 
     Raises:
         UsageError: options that cannot go together.
@@ -69,31 +102,30 @@ def build_engine(
         VerdictNo: the engine's masks are too far from the FP32 reference's.
     """
     started = time.perf_counter()
-    if options.precision == "int8" and options.calib is None:
-        raise UsageError("int8 needs --calib: a folder, video or DICOM file of ultrasound, or a calibration.json")
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not an engine folder; give another --out")
-    name = "onnxruntime" if options.backend == "auto" else options.backend
-    module = backend(name)
-    backend_version, device = module.version(), module.device()
+    _check_options(options, out)
+    names = auto.candidates(options.backend, options.precision)
+    for name in names:
+        backend(name).version()  # what is missing here is told before any work
 
     graph = _load(source, options, say)
-    calibration, held = _calibrate(graph, options, say)
+    ready = _prepare(graph, options, say, progress)
     with replacing_folder(out) as folder:
-        module.build(graph, options.precision, calibration, folder)
+        frames = ready.held.frames if ready.held else None
+        name, built = auto.build(names, graph, options.precision, ready.calibration, folder, options, say, frames)
+        module = backend(name)
         if options.precision != "fp32":
             # kept, so that the engine can be verified and compared wherever it goes
             save_graph(graph, folder / REFERENCE_FILE, half_weights=False)
-        if calibration is not None:
-            calibration.save(folder / CALIBRATION_FILE)
+        if ready.calibration is not None:
+            ready.calibration.save(folder / CALIBRATION_FILE)
         # a gate needs an engine that opens like any other: from its folder, with a manifest
         cost = count(graph.model)
         manifest = EngineManifest(
             spec=graph.spec,
             precision=options.precision,
             backend=name,
-            backend_version=backend_version,
-            device=device,
+            backend_version=module.version(),
+            device=module.device(),
             product_version=__version__,
             outputs=graph.outputs,
             max_batch=graph.max_batch,
@@ -102,24 +134,20 @@ def build_engine(
             parameters=cost.parameters,
             gmac=round(cost.gmac, 4),
             gflops=round(cost.gflops, 4),
+            options=options.recorded(source),
+            remarks=ready.remarks | built,
         )
         with module.open(folder, manifest, None) as engine:
-            origin = "frames kept back from calibration" if calibration else "frames given"
-            parity = _compare(engine, graph, held, origin, labelled, options.max_dice_drop, say)
+            origin = "frames kept back from calibration" if ready.calibration else "frames given"
+            parity = _compare(engine, graph, ready.held, origin, labelled, options.max_dice_drop, say)
         write_json(folder / PARITY_FILE, parity)
         _judge(parity, options.precision, options.max_dice_drop)
         files = {p.name: sha256(p) for p in sorted(folder.iterdir())}
         seconds = round(time.perf_counter() - started, 2)
-        recorded = {
-            "source": str(source),
-            "calib": str(options.calib) if options.calib else None,
-            "calib_frames": options.calib_frames,
-            "max_dice_drop": options.max_dice_drop,
-            "with_gland": options.with_gland,
-        }
-        sealed = EngineManifest(**{**vars(manifest), "files": files, "options": recorded, "build_seconds": seconds})
+        sealed = replace(manifest, files=files, build_seconds=seconds)
         write_json(folder / MANIFEST_FILE, sealed.to_dict())
-    say(f"{out}: {options.precision} for {name} {backend_version} on {device.name}, built in {seconds:.1f} s")
+    runs_on = f"{name} {sealed.backend_version} on {sealed.device.name}"
+    say(f"{out}: {options.precision} for {runs_on}, built in {seconds:.1f} s")
     return sealed
 
 
@@ -149,6 +177,17 @@ def verify_engine(
     return parity
 
 
+def _check_options(options: BuildOptions, out: Path) -> None:
+    if options.precision == "int8" and options.calib is None:
+        raise UsageError("int8 needs --calib: a folder, video or DICOM file of ultrasound, or a calibration.json")
+    if options.calib_method not in ("auto", *METHODS):
+        raise UsageError(f"calibration method {options.calib_method!r}, expected auto, {', '.join(METHODS)}")
+    if options.sensitivity and options.precision != "int8":
+        raise UsageError(f"--sensitivity is about int8, not {options.precision}; leave it out")
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not an engine folder; give another --out")
+
+
 def _load(source: Path, options: BuildOptions, say: Say) -> Graph:
     if source.suffix != ".safetensors":
         graph = load_graph(source)
@@ -160,22 +199,91 @@ def _load(source: Path, options: BuildOptions, say: Say) -> Graph:
     return export(source, with_gland=options.with_gland, say=say)
 
 
-def _calibrate(graph: Graph, options: BuildOptions, say: Say) -> tuple[Calibration | None, Samples | None]:
-    """Ranges (for int8) and frames that calibration has not seen (for the gate)."""
-    if options.calib is None:
-        return None, None
-    if options.calib.suffix == ".json":
+@dataclass(frozen=True)
+class _Ready:
+    """What is known of a graph's values before an engine is built."""
+
+    calibration: Calibration | None
+    held: Samples | None
+    """frames for the gate that nothing else has seen; None for phantoms"""
+    remarks: dict[str, Any]
+
+
+def _prepare(graph: Graph, options: BuildOptions, say: Say, progress: Progress) -> _Ready:
+    """Ranges (for fp16 and int8), the layers that int8 leaves alone, and frames for the gate."""
+    if options.precision == "fp32":
+        held = collect(options.calib, graph.spec, options.calib_frames, say) if options.calib else None
+        return _Ready(None, held, {})
+    if options.calib is not None and options.calib.suffix == ".json":
         calibration = load_calibration(options.calib, graph.checkpoint_sha256)
         say(f"ranges of {calibration.frames} frames from {options.calib}")
-        return calibration, None
-    samples = collect(options.calib, graph.spec, options.calib_frames, say)
-    if options.precision != "int8":
-        return None, samples
-    used, held = hold_back(samples)
-    if held is None:
-        say(f"{len(samples)} frames are too few to keep {HELD_BACK} of them back for the gate")
-    say(f"calibrating on {len(used)} frames, {len(held) if held else 0} held back for the gate")
-    return measure_ranges(graph, used, str(options.calib)), held
+        parts = None
+    else:
+        parts = split(_frames(graph, options, say))
+        kept_back = len(parts.held) if parts.held else 0
+        if not kept_back:
+            say(f"{len(parts.used)} frames are too few to keep {HELD_BACK} of them back for the gate")
+        say(f"calibrating on {len(parts.used)} frames, {kept_back} held back for the gate")
+        calibration = measure_ranges(graph, parts.used, str(options.calib or "phantoms"))
+    if options.precision == "fp16":
+        return _Ready(
+            calibration, parts.held if parts and options.calib else None, _half_remarks(graph, calibration, say)
+        )
+
+    if parts and options.calib_method != "minmax":
+        names = quantised_tensors(graph.model)
+        calibration = add_clipped(
+            calibration, graph, parts.used, names, lambda done, total: progress("histograms", done, total)
+        )
+    calibration, remarks = _refine(graph, calibration, parts, options, say, progress)
+    return _Ready(calibration, parts.held if parts else None, remarks)
+
+
+def _half_remarks(graph: Graph, calibration: Calibration, say: Say) -> dict[str, Any]:
+    """For fp16: the largest values seen, and the nodes that keep FP32, with their reasons."""
+    size = {name: max(-low, high) for name, (low, high) in calibration.ranges.items()}
+    largest = sorted(size, key=lambda name: -size[name])[:10]
+    kept = islands(graph.model, calibration.ranges)
+    large = sum(why.startswith("values") for why in kept.values())
+    say(
+        f"largest value {size[largest[0]]:.4g}, in {largest[0]} (half precision holds 65504): {len(kept)} of "
+        f"{len(graph.model.graph.node)} nodes keep fp32, {large} of them for large values"
+    )
+    return {"largest_values": {name: size[name] for name in largest}, "fp32_nodes": kept}
+
+
+def _refine(
+    graph: Graph, calibration: Calibration, parts: Split | None, options: BuildOptions, say: Say, progress: Progress
+) -> tuple[Calibration, dict[str, Any]]:
+    """For int8: the method that agrees best and, if asked for, the layers that must stay in higher precision."""
+    remarks: dict[str, Any] = {}
+    if options.calib_method != "auto":
+        calibration = calibration.by(options.calib_method)
+    choose = options.calib_method == "auto" and parts is not None  # a file has been chosen for when it was made
+    if choose or options.sensitivity:
+        trial = Trial(graph, parts.trial if parts else _phantoms(graph, say))
+        if choose:
+            calibration, remarks["calib_methods"] = choose_method(trial, calibration, say)
+        if options.sensitivity:
+            ranking = rank(trial, calibration, say, progress)
+            # half of what is allowed: the gate's frames are others
+            goal = 1 - options.max_dice_drop / 2
+            calibration = keep_fewest(trial, calibration, ranking, goal, say, progress)
+            remarks["sensitivity"] = [asdict(row) for row in ranking]
+    remarks["calib_method"], remarks["kept"] = calibration.method, list(calibration.kept)
+    return calibration, remarks
+
+
+def _frames(graph: Graph, options: BuildOptions, say: Say) -> Samples:
+    """Frames to measure ranges on: real ones, or phantoms for fp16, which only asks how large values get."""
+    if options.calib is not None:
+        return collect(options.calib, graph.spec, options.calib_frames, say)
+    return _phantoms(graph, say)
+
+
+def _phantoms(graph: Graph, say: Say) -> Samples:
+    say("no real frames at hand (--calib with a folder of ultrasound gives some): measuring on phantoms")
+    return Samples(phantom_frames(graph.spec, PHANTOMS, seed=2), [f"phantom {i}" for i in range(PHANTOMS)])
 
 
 def _compare(
@@ -200,7 +308,7 @@ def _compare(
     else:
         frames, names = held.frames, held.names
     with onnxruntime_cpu.open_graph(graph) as reference:
-        parity = agreement(engine, infer_all(reference, frames), frames, names)
+        parity = agreement(infer_all(engine, frames), infer_all(reference, frames), graph.spec, names)
         parity["frames_from"] = "phantoms" if held is None else origin
         parity["max_dice_drop"] = allowed
         say(
@@ -226,7 +334,8 @@ def _judge(parity: dict[str, Any], precision: Precision, allowed: float) -> None
         worst = ", ".join(f"{row['image']} ({row['agreement']:.3f})" for row in parity["per_image"][:3])
         raise VerdictNo(
             f"the {precision} engine's masks agree with FP32 to a Dice of {parity['agreement']:.4f}, required "
-            f"{1 - allowed:.4f}; worst: {worst}; calibrate on more frames, or raise --max-dice-drop"
+            f"{1 - allowed:.4f}; worst: {worst}; calibrate on more frames, search for layers to keep with "
+            "--sensitivity, or raise --max-dice-drop"
         )
     labelled = parity.get("labelled")
     if labelled and labelled["reference_dice"] - labelled["dice"] > allowed:

@@ -1,21 +1,29 @@
-"""Calibration: which frames, and the range of every tensor on them. Never on noise."""
+"""Calibration: which frames, and the range of every tensor on them, by several methods. Never on noise."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+from onnxruntime.quantization.calibrate import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    HistogramCollector,
+    create_calibrator,
+)
 
+from engines import onnxruntime_cpu
 from engines.graph import Graph
 from ssmt_edge.dataset import is_labelled, load_samples, load_unlabelled, read_gray
 from ssmt_edge.errors import CalibrationError, DataError, SourceError
@@ -26,6 +34,11 @@ from ssmt_edge.spec import ModelSpec, from_dict
 
 FEW, TOO_FEW = 32, 8  # distinct frames: a warning, an error
 HELD_BACK = 16  # frames that only the Dice gate sees
+TRIAL = 32  # frames that choose the method and rank layers
+METHODS = ("minmax", "percentile", "entropy")
+BINS = 2048  # of a tensor's histogram, over +- its largest value
+PERCENTILE = 99.999
+HISTOGRAM_FRAMES = 64  # a histogram settles with fewer frames than an extreme does
 VERSION = 1
 Say = Callable[[str], None]
 
@@ -47,6 +60,7 @@ class Calibration:
 
     checkpoint_sha256: str
     method: str
+    """whose ranges are used, one of METHODS"""
     frames: int
     """distinct frames that the ranges were measured on"""
     frames_sha256: str
@@ -54,7 +68,28 @@ class Calibration:
     source: str
     ranges: dict[str, tuple[float, float]]
     """lowest and highest value of each FP32 tensor, by its name in the graph"""
+    clipped: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """by method other than minmax: ranges of the tensors around layers, without their rarest values"""
+    kept: tuple[str, ...] = ()
+    """layers that INT8 leaves alone, see `engines.sensitivity`"""
     version: int = VERSION
+
+    def chosen(self) -> dict[str, tuple[float, float]]:
+        """Ranges of `method`; the measured extremes for tensors that it says nothing of."""
+        return {**self.ranges, **self.clipped.get(self.method, {})}
+
+    def methods(self) -> list[str]:
+        """Methods that this file has ranges of."""
+        return ["minmax", *(name for name in METHODS if name in self.clipped)]
+
+    def by(self, method: str) -> Calibration:
+        """The same with the ranges of another method; CalibrationError if it has none."""
+        if method not in self.methods():
+            raise CalibrationError(
+                f"the calibration holds ranges by {', '.join(self.methods())}, not by {method}; calibrate on frames "
+                "again, or use one of these"
+            )
+        return replace(self, method=method)
 
     def save(self, path: Path) -> None:
         write_json(path, asdict(self))
@@ -66,10 +101,10 @@ def load_calibration(path: Path, checkpoint_sha256: str) -> Calibration:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or values.get("version") != VERSION:
             raise ValueError(f"expected an object of version {VERSION}")
-        values["ranges"] = {name: (float(low), float(high)) for name, (low, high) in values["ranges"].items()}
-        for name, (low, high) in values["ranges"].items():
-            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-                raise ValueError(f"range {low} to {high} of {name}")
+        values["ranges"] = _pairs(values["ranges"])
+        values["clipped"] = {method: _pairs(ranges) for method, ranges in values.get("clipped", {}).items()}
+        if values.get("method") not in ("minmax", *values["clipped"]) or not {*values["clipped"]} <= {*METHODS}:
+            raise ValueError(f"method {values.get('method')!r}, expected one of {', '.join(METHODS)} with its ranges")
         calibration = from_dict(Calibration, values)
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise CalibrationError(f"{path} is not a calibration file ({error}); calibrate on frames again") from None
@@ -125,22 +160,42 @@ def collect(path: Path, spec: ModelSpec, most: int = 256, say: Say = lambda line
     return Samples(np.stack(frames)[:, None], names)
 
 
-def hold_back(samples: Samples) -> tuple[Samples, Samples | None]:
-    """Frames to calibrate on, and evenly spread ones kept for the gate; None if there are too few for both."""
-    count = len(samples)
-    if count < HELD_BACK + TOO_FEW:
-        return samples, None
-    kept = set(_spread(list(range(count)), HELD_BACK))
-    rest = [i for i in range(count) if i not in kept]
-    held = sorted(kept)
-    return (
-        Samples(samples.frames[rest], [samples.names[i] for i in rest]),
-        Samples(samples.frames[held], [samples.names[i] for i in held]),
-    )
+@dataclass(frozen=True)
+class Split:
+    """Frames by what they are for."""
+
+    used: Samples
+    """measure the ranges"""
+    trial: Samples
+    """choose the method and rank layers; apart from `used` where there are enough frames"""
+    held: Samples | None
+    """for the gate alone; None if there are too few frames"""
+
+
+def split(samples: Samples) -> Split:
+    """Evenly spread frames for the gate, then for trials; the rest calibrates."""
+    if len(samples) < HELD_BACK + TOO_FEW:
+        return Split(samples, samples, None)
+    used, held = _part(samples, HELD_BACK)
+    if len(used) < 3 * TRIAL:
+        return Split(used, _part(used, min(TRIAL, len(used)))[1], held)
+    used, trial = _part(used, TRIAL)
+    return Split(used, trial, held)
+
+
+def _part(samples: Samples, count: int) -> tuple[Samples, Samples]:
+    """The samples without `count` evenly spread ones, and these."""
+    kept = _spread(list(range(len(samples))), count)
+    rest = sorted(set(range(len(samples))) - set(kept))
+    first, second = (Samples(samples.frames[i], [samples.names[n] for n in i]) for i in (rest, kept))
+    return first, second
 
 
 def measure_ranges(graph: Graph, samples: Samples, source: str) -> Calibration:
-    """Lowest and highest value of every float tensor over the samples (ONNX Runtime's MinMax calibrator)."""
+    """Lowest and highest value of every float tensor over the samples (ONNX Runtime's MinMax calibrator).
+
+    `add_clipped` adds the other methods.
+    """
     float_ops = sorted({n.op_type for n in graph.model.graph.node} - {"Shape", "Gather", "Cast", "Constant"})
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model.onnx"
@@ -160,6 +215,62 @@ def measure_ranges(graph: Graph, samples: Samples, source: str) -> Calibration:
             ranges[name] = (low, high)
     digest = hashlib.sha256(samples.frames.tobytes()).hexdigest()
     return Calibration(graph.checkpoint_sha256, "minmax", len(samples), digest, source, ranges)
+
+
+def add_clipped(
+    calibration: Calibration,
+    graph: Graph,
+    samples: Samples,
+    names: list[str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Calibration:
+    """The calibration with ranges by percentile and entropy as well.
+
+    The thresholds are ONNX Runtime's: `percentile` leaves out the share of values beyond PERCENTILE, half of it on
+    either side; `entropy` takes the symmetric range whose quantised histogram is nearest by Kullback-Leibler
+    divergence (Migacz 2017, 8-bit Inference with TensorRT). Histograms are kept, not values, so memory does not grow.
+
+    Args:
+        samples: at most HISTOGRAM_FRAMES of them are used, evenly spread.
+        names: tensors around layers; those without a measured range (sizes, not values) are left out.
+        progress: called with frames done and in all.
+    """
+    names = [name for name in names if name in calibration.ranges]
+    percentile = HistogramCollector("percentile", False, BINS, 128, PERCENTILE, "same")
+    for name in names:
+        low, high = calibration.ranges[name]
+        # bins over the whole range from the start: they would grow by frames otherwise
+        most = np.float32(max(-low, high, 1e-12))
+        edges = np.linspace(-most, most, BINS + 1, dtype=np.float32)
+        counts = np.zeros(BINS, np.int64)
+        percentile.histogram_dict[name] = (counts, edges, np.float32(low), np.float32(high), most)
+    frames = _spread(list(samples.frames), HISTOGRAM_FRAMES)
+    with onnxruntime_cpu.open_graph(graph, tensors=names) as engine:
+        for done, frame in enumerate(frames):
+            percentile.collect_value(
+                {name: value for name, value in engine.infer(frame[None]).items() if name in names}
+            )
+            progress(done + 1, len(frames))
+    entropy = HistogramCollector("entropy", True, BINS // 4, 128, PERCENTILE, "same")
+    for name, (counts, edges, *rest) in percentile.histogram_dict.items():
+        entropy.histogram_dict[name] = (counts.reshape(-1, 4).sum(axis=1), edges[::4], *rest)
+    clipped = {}
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints its settings
+        for method, thresholds in (
+            ("percentile", percentile.compute_percentile()),
+            ("entropy", entropy.compute_entropy()),
+        ):
+            clipped[method] = {name: (float(low), float(high)) for name, (low, high, *_) in thresholds.items()}
+    return replace(calibration, clipped=clipped)
+
+
+def _pairs(ranges: Any) -> dict[str, tuple[float, float]]:
+    """Ranges from JSON; ValueError for one that cannot be meant."""
+    pairs = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+    for name, (low, high) in pairs.items():
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise ValueError(f"range {low} to {high} of {name}")
+    return pairs
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

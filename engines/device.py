@@ -1,12 +1,14 @@
-"""What this machine's processor can do with bytes."""
+"""What this machine computes with: its processor and its NVIDIA GPUs."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import re
 from pathlib import Path
 
-from ssmt_edge.spec import Device
+from ssmt_edge.spec import Device, EngineManifest
 
 
 def cpu_device() -> Device:
@@ -29,6 +31,56 @@ def cpu_device() -> Device:
     flags = set(fields.get("flags", "").split())
     vnni = bool(flags & {"avx512_vnni", "avx_vnni", "avxvnni"})
     return Device(name, instruction_set="vnni" if vnni else "avx2")
+
+
+def cpu_mismatch(manifest: EngineManifest) -> str | None:
+    """Why an engine of another processor must not run on this one: INT8 belongs to its instruction set."""
+    built, here = manifest.device.instruction_set, cpu_device().instruction_set
+    if manifest.precision == "int8" and built != here:
+        return f"holds INT8 for a CPU with {built}, this one has {here}"
+    return None
+
+
+def gpus() -> list[Device]:
+    """NVIDIA GPUs as the driver's own library tells them, on Jetsons as well; empty without driver or GPU."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count, offered = ctypes.c_int(0), ctypes.c_int(0)
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    cuda.cuDriverGetVersion(ctypes.byref(offered))  # 12060 for 12.6
+    found = []
+    for i in range(count.value):
+        name = ctypes.create_string_buffer(256)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        cuda.cuDeviceGetName(name, len(name), i)
+        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, i)  # COMPUTE_CAPABILITY_MAJOR
+        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, i)  # COMPUTE_CAPABILITY_MINOR
+        found.append(
+            Device(
+                name.value.decode(errors="replace"),
+                compute_capability=f"{major.value}.{minor.value}",
+                driver=_nvidia_driver(),
+                cuda=f"{offered.value // 1000}.{offered.value % 1000 // 10}",
+            )
+        )
+    return found
+
+
+def _nvidia_driver() -> str:
+    try:
+        line = Path("/proc/driver/nvidia/version").read_text().partition("\n")[0]
+    except OSError:
+        return ""
+    number = re.search(r"\d+\.\d+(\.\d+)?", line)
+    return number[0] if number else ""
+
+
+def same_minor(a: str, b: str) -> bool:
+    """Whether two versions are releases of the same major.minor."""
+    return a.split(".")[:2] == b.split(".")[:2]
 
 
 def available_cores() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,20 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from engines.device import cpu_device, physical_cores
-from ssmt_edge.errors import CalibrationError, EngineError, UsageError
+from engines.device import cpu_device, cpu_mismatch, physical_cores, same_minor
+from engines.frames import check_frames
+from ssmt_edge.errors import CalibrationError, EngineError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
 
 if TYPE_CHECKING:  # building needs onnx, running does not
+    from engines.build import BuildOptions
     from engines.calibrate import Calibration
     from engines.graph import Graph
 
 MODEL_FILE = "model.onnx"
+REFUSES: dict[str, str] = {
+    "fp16": "fp16 engines are for GPUs: on a CPU half precision is computed in FP32; use fp32 or int8"
+}
 
 
 class OnnxRuntimeEngine:
@@ -40,13 +46,7 @@ class OnnxRuntimeEngine:
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         if self._session is None:
             raise EngineError("the engine is closed; open it again")
-        size = self._spec.input_size
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (1, size, size):
-            raise EngineError(
-                f"frames of shape {frames.shape} and {frames.dtype}, expected uint8 [N, 1, {size}, {size}]"
-            )
-        if not 1 <= len(frames) <= self._max_batch:
-            raise EngineError(f"batch of {len(frames)} frames, expected 1 to {self._max_batch}")
+        check_frames(frames, self._spec, self._max_batch)
         return dict(zip(self._names, self._session.run(self._names, {"frame": frames}), strict=True))
 
     def close(self) -> None:
@@ -61,6 +61,10 @@ class OnnxRuntimeEngine:
         self.close()
 
 
+def missing() -> list[str]:
+    return []  # every installation has it
+
+
 def version() -> str:
     return str(ort.__version__)
 
@@ -69,25 +73,36 @@ def device() -> Device:
     return cpu_device()
 
 
-def build(graph: Graph, precision: Precision, calibration: Calibration | None, folder: Path) -> None:
-    """Writes `model.onnx` for this CPU.
+def mismatch(manifest: EngineManifest) -> str | None:
+    if same_minor(manifest.backend_version, version()):
+        return cpu_mismatch(manifest)
+    return f"was built with {manifest.backend} {manifest.backend_version}, here is {version()}"
+
+
+def build(
+    graph: Graph,
+    precision: Precision,
+    calibration: Calibration | None,
+    folder: Path,
+    options: BuildOptions,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Writes `model.onnx` for this CPU; precisions in REFUSES never get here.
 
     Raises:
-        UsageError: fp16, which CPUs here compute as FP32.
         CalibrationError: int8 without calibration, or with one that does not fit the graph.
     """
     import onnx
 
     from engines.precision import quantise_for_cpu
 
-    if precision == "fp16":
-        raise UsageError("fp16 engines are for GPUs: ONNX Runtime computes half precision in FP32; use fp32 or int8")
     model = graph.model
     if precision == "int8":
         if calibration is None:
             raise CalibrationError("an int8 engine needs calibration ranges; give frames of ultrasound")
         model = quantise_for_cpu(graph, calibration, cpu_device().instruction_set)
     onnx.save(model, str(folder / MODEL_FILE))
+    return {}
 
 
 def session_options(threads: int | None, optimise: bool = True) -> ort.SessionOptions:
@@ -125,8 +140,22 @@ def open_model(path: Path, spec: ModelSpec, max_batch: int, threads: int | None 
     return OnnxRuntimeEngine(session, spec, max_batch)
 
 
-def open_graph(graph: Graph, threads: int | None = None) -> OnnxRuntimeEngine:
-    """A graph in memory, node by node as written: the FP32 reference that engines are compared with."""
-    options = session_options(threads, optimise=False)
-    session = ort.InferenceSession(graph.model.SerializeToString(), options, ["CPUExecutionProvider"])
+def open_graph(
+    graph: Graph, threads: int | None = None, optimise: bool = False, tensors: Sequence[str] = ()
+) -> OnnxRuntimeEngine:
+    """A graph in memory, node by node as written: the FP32 reference that engines are compared with.
+
+    Args:
+        optimise: fuse and reorder as in an engine folder.
+        tensors: inner tensors that become outputs, too.
+    """
+    model = graph.model
+    if tensors:
+        import onnx
+
+        model = onnx.ModelProto()
+        model.CopyFrom(graph.model)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
+    options = session_options(threads, optimise)
+    session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(session, graph.spec, graph.max_batch)

@@ -36,21 +36,22 @@ def infer_all(engine: Engine, frames: Frames) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def agreement(engine: Engine, reference: dict[str, NDArray[Any]], frames: Frames, names: list[str]) -> dict[str, Any]:
+def agreement(
+    found: dict[str, NDArray[Any]], reference: dict[str, NDArray[Any]], spec: ModelSpec, names: list[str]
+) -> dict[str, Any]:
     """How far an engine's masks are from a reference's.
 
     Args:
-        engine: the engine in question.
+        found: outputs of the engine in question, as `infer_all` returns them.
         reference: outputs of the FP32 reference on the same frames.
-        frames: uint8 [N, 1, S, S].
+        spec: whose threshold makes masks.
         names: of the frames, for the report.
 
     Returns:
         `agreement`: mean Dice of the two masks (1 where both are empty); `max_probability_difference`, 0..1;
         `per_image`: name, agreement, largest difference, worst first.
     """
-    level = threshold_level(engine.spec.threshold)
-    found = infer_all(engine, frames)
+    level = threshold_level(spec.threshold)
     rows: list[dict[str, Any]] = []
     for i, name in enumerate(names):
         a, b = found["nodule"][i, 0], reference["nodule"][i, 0]

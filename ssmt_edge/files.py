@@ -27,6 +27,12 @@ def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     return digest.hexdigest()
 
 
+def cache_folder(subject: str) -> Path:
+    """Folder for what can be made again, below the user's cache folder; not created."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "ssmt-edge" / subject
+
+
 def temporary_sibling(path: Path) -> Path:
     """A name in the same folder (so that renaming is atomic) with the same suffix (so that writers know the format)."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")

@@ -100,6 +100,10 @@ class Device:
     """CPU: the widest integer dot product it has, `vnni`, `avx2` or `neon`"""
     compute_capability: str = ""
     """GPU: e.g. `9.0`"""
+    driver: str = ""
+    """GPU: version of the NVIDIA driver"""
+    cuda: str = ""
+    """GPU: version of CUDA that the driver offers, e.g. `12.6`"""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,9 @@ class EngineManifest:
     gflops: float
     options: dict[str, Any] = field(default_factory=dict)
     """build options as given"""
+    remarks: dict[str, Any] = field(default_factory=dict)
+    """what was found and decided while building: calibration method, layers kept in higher precision, the choice of
+    backend, what the backend adds"""
     build_seconds: float = 0.0
     version: int = MANIFEST_VERSION
 

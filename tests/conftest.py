@@ -98,7 +98,7 @@ def fp32_engine(tiny_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from engines.build import BuildOptions, build_engine
 
     out = tmp_path_factory.mktemp("fp32") / "engine"
-    build_engine(tiny_graph, out, BuildOptions("fp32"))
+    build_engine(tiny_graph, out, BuildOptions("fp32", backend="onnxruntime"))
     return out
 
 
@@ -109,7 +109,7 @@ def int8_engine(tiny_graph: Path, calib_folder: Path, tmp_path_factory: pytest.T
 
     out = tmp_path_factory.mktemp("int8") / "engine"
     # random weights lose more to rounding than trained ones
-    build_engine(tiny_graph, out, BuildOptions("int8", calib=calib_folder, max_dice_drop=0.2))
+    build_engine(tiny_graph, out, BuildOptions("int8", "onnxruntime", calib_folder, calib_method="minmax", max_dice_drop=0.2))
     return out
 
 

@@ -140,9 +140,13 @@ def test_ranges_of_another_checkpoint(cli: Cli, tiny_graph: Path, int8_engine: P
 @pytest.mark.parametrize(
     ("options", "expected", "code"),
     [
-        (["--precision", "fp16"], "fp16 engines are for GPUs", 2),
+        (["--precision", "fp16", "--backend", "onnxruntime"], "fp16 engines are for GPUs", 2),
         (["--precision", "int4"], "--precision 'int4', expected fp32, fp16 or int8", 2),
-        (["--backend", "openvina"], "unknown backend 'openvina'; expected one of auto, onnxruntime, tensorrt", 2),
+        (
+            ["--backend", "openvina"],
+            "unknown backend 'openvina'; expected one of auto, onnxruntime, openvino, onnxruntime-cuda, tensorrt",
+            2,
+        ),
         (["--with-gland"], "has no output gland", 2),
     ],
 )

@@ -128,7 +128,7 @@ def test_another_onnxruntime_is_a_mismatch(copy: Path) -> None:
 def test_int8_for_another_instruction_set_is_a_mismatch(
     int8_engine: Path, fp32_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "cpu_device", lambda: Device("another", instruction_set="neon"))
+    monkeypatch.setattr("engines.device.cpu_device", lambda: Device("another", instruction_set="neon"))
     built = read_manifest(int8_engine).device.instruction_set
     with pytest.raises(EngineMismatch, match=f"INT8 for a CPU with {built}, this one has neon; rebuild it"):
         open_engine(int8_engine)
@@ -148,7 +148,7 @@ def test_the_manifest_returns_from_json(int8_engine: Path) -> None:
 
 
 def test_an_unknown_backend_lists_the_known_ones(copy: Path) -> None:
-    with pytest.raises(UsageError, match=r"'openvina'.*auto, onnxruntime, tensorrt"):
+    with pytest.raises(UsageError, match=r"'openvina'.*auto, onnxruntime, openvino, onnxruntime-cuda, tensorrt"):
         backend("openvina")
     edit(copy, lambda values: values.update(backend="openvina"))
     with pytest.raises((UsageError, EngineError), match="'openvina'"):
@@ -156,9 +156,10 @@ def test_an_unknown_backend_lists_the_known_ones(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_every_backend_has_the_four_functions(name: str) -> None:
+def test_every_backend_has_the_six_functions(name: str) -> None:
     module = backend(name)
-    assert all(callable(getattr(module, function)) for function in ("version", "device", "build", "open"))
+    functions = ("missing", "version", "device", "mismatch", "build", "open")
+    assert all(callable(getattr(module, function)) for function in functions)
 
 
 @pytest.mark.skipif(not missing(), reason="TensorRT and a GPU are here")

@@ -222,7 +222,7 @@ def test_engines_agree_with_pytorch(
     for precision, calib, agree in (("fp32", None, 0.999), ("int8", calib_folder, 0.93)):
         folder = tmp_path / precision
         # the gate is for trained networks: here, masks of a few pixels decide its mean over frames
-        build_engine(tmp_path / "net.onnx", folder, BuildOptions(precision, calib=calib, max_dice_drop=0.3))
+        build_engine(tmp_path / "net.onnx", folder, BuildOptions(precision, "onnxruntime", calib, max_dice_drop=0.3))
         with open_engine(folder) as engine:
             found = engine.infer(frames)
         assert set(found) == set(spec.outputs)

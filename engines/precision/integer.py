@@ -1,30 +1,56 @@
-"""Precision, ONNX to ONNX: the INT8 graph for the CPU, from the FP32 graph and measured ranges."""
+"""INT8 emissions: Q/DQ at convolutions and linear layers, from the FP32 graph and measured ranges.
+
+Quantised are convolutions and products with constant weights: they carry the arithmetic. First layers and heads,
+residual adds, softmax, normalisation, GELU and the products of attention keep higher precision: they cost little, and
+quantised they cost accuracy (quantised residual adds alone ruin a ViT).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from engines.calibrate import Calibration
 from engines.graph import Graph
+from engines.precision.places import heads, reads_frame
 from ssmt_edge.errors import CalibrationError
 
-# Convolutions and linear layers carry the arithmetic. Relu belongs to its convolution: the range that counts is the one
-# behind it, without the negative half. Concat and Resize only move bytes: quantised, they spare a conversion to float
-# and back between two convolutions. First and last layers, residual adds, softmax, normalisation and the products of
-# attention keep float.
-QUANTISED = ("Conv", "Gemm", "Relu", "Concat", "Resize", "MaxPool")
+LAYERS = ("Conv", "Gemm", "MatMul")
+# On a CPU, Relu belongs to its layer: the range that counts is the one behind it, without the negative half. Concat,
+# Resize and MaxPool only move bytes: quantised, they spare a conversion to float and back between two convolutions.
+MOVERS = ("Relu", "Concat", "Resize", "MaxPool")
+
+
+def quantisable(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers that INT8 may take, in the graph's order."""
+    constants = {t.name for t in model.graph.initializer}
+    ends = heads(model)
+    return [
+        n.name
+        for n in model.graph.node
+        if n.op_type in LAYERS and n.input[1] in constants and n.name not in ends and not reads_frame(n, model)
+    ]
+
+
+def quantised_tensors(model: onnx.ModelProto) -> list[str]:
+    """Names of the tensors whose ranges an emission may use: around layers, and around what moves bytes for them."""
+    layers = set(quantisable(model))
+    makers = {name for node in model.graph.node for name in node.output}
+    around = [n for n in model.graph.node if n.name in layers or n.op_type in MOVERS]
+    return sorted({name for n in around for name in (n.input[0], *n.output) if name in makers})
 
 
 def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: str) -> onnx.ModelProto:
-    """The INT8 graph with Q/DQ pairs that ONNX Runtime's CPU kernels run fastest and without saturation.
+    """The INT8 graph with Q/DQ pairs that CPU kernels run fastest and without saturation.
 
     Activations are unsigned, weights signed and per channel. Without VNNI, AVX2 adds two 8-bit products in 16 bits,
     which saturates unless weights keep to 7 bits (`reduce_range`).
@@ -35,38 +61,92 @@ def quantise_for_cpu(graph: Graph, calibration: Calibration, instruction_set: st
     Raises:
         CalibrationError: the ranges do not cover the graph's tensors.
     """
-    model = onnx.shape_inference.infer_shapes(graph.model)
-    chosen = [
-        n
-        for n in model.graph.node
-        if n.op_type in QUANTISED and not (_reads_frame(n, model) or _ends_in_output(n, model))
-    ]
-    needed = {t for n in chosen if n.op_type in ("Conv", "Gemm") for t in (n.input[0], n.output[0])}
-    inner = needed - {model.graph.input[0].name}
-    if lacking := sorted(inner - set(calibration.ranges)):
+    return _quantise(
+        graph,
+        calibration,
+        _movers(graph.model, calibration.kept),
+        reduce_range=instruction_set == "avx2",
+        activations=QuantType.QUInt8,
+        # a linear layer's output goes on to float operators: into INT8 and back would only cost
+        options={"ActivationSymmetric": False, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+    )
+
+
+def quantise_for_tensorrt(graph: Graph, calibration: Calibration) -> onnx.ModelProto:
+    """The INT8 graph as TensorRT wants it: signed and symmetric, weights per channel behind Q/DQ of their own, Q/DQ at
+    the inputs of layers only (TensorRT fuses a layer's output into the next Q by itself), float biases. FP32 elsewhere.
+
+    Raises:
+        CalibrationError: the ranges do not cover the graph's tensors.
+    """
+    return _quantise(
+        graph,
+        calibration,
+        [],
+        reduce_range=False,
+        activations=QuantType.QInt8,
+        options={
+            "ActivationSymmetric": True,
+            "QuantizeBias": False,
+            "AddQDQPairToWeight": True,
+            "DedicatedQDQPair": False,
+            "OpTypesToExcludeOutputQuantization": list(LAYERS),
+        },
+    )
+
+
+def _movers(model: onnx.ModelProto, kept: Collection[str]) -> list[str]:
+    """Names of the nodes that move bytes on to a quantised layer, and of every Relu: it follows its own layer."""
+    reached = set(quantisable(model)) - set(kept)
+    wanted: set[str] = set()  # tensors that a quantised layer reads, maybe through other movers
+    names = []
+    for node in reversed(model.graph.node):
+        if node.op_type in MOVERS and (node.op_type == "Relu" or wanted & set(node.output)):
+            names.append(node.name)
+        if node.name in reached or names[-1:] == [node.name]:
+            wanted.add(node.input[0])
+            if node.op_type == "Concat":
+                wanted.update(node.input)
+    return names[::-1]
+
+
+def _quantise(
+    graph: Graph,
+    calibration: Calibration,
+    movers: list[str],
+    reduce_range: bool,
+    activations: QuantType,
+    options: dict[str, Any],
+) -> onnx.ModelProto:
+    ranges = calibration.chosen()
+    layers = [name for name in quantisable(graph.model) if name not in calibration.kept]
+    by_name = {n.name: n for n in graph.model.graph.node}
+    needed = {t for name in layers for t in (by_name[name].input[0], by_name[name].output[0])}
+    if lacking := sorted(needed - set(ranges)):
         raise CalibrationError(
             f"the calibration has no range for {len(lacking)} tensors of the graph (first: {lacking[0]}); it was made "
             "for another export; calibrate on frames again"
         )
-    ranges = {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in calibration.ranges.items()
-    }
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    model = onnx.shape_inference.infer_shapes(graph.model)
+    add_infer_metadata(model)  # or the quantizer writes the model to a file and infers shapes once more
     quantiser = QDQQuantizer(
         model,
         per_channel=True,
-        reduce_range=instruction_set == "avx2",
+        reduce_range=reduce_range,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
-        nodes_to_quantize=[n.name for n in chosen],
+        activation_qType=activations,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+        nodes_to_quantize=[*layers, *movers],
         nodes_to_exclude=[],
-        op_types_to_quantize=list(QUANTISED),
-        extra_options={"ActivationSymmetric": False},
+        op_types_to_quantize=[*LAYERS, *MOVERS],
+        extra_options=options,
     )
     with _quiet():
         quantiser.quantize_model()
+    quantiser.model.topological_sort()  # it appends its pairs at the end
     quantised: onnx.ModelProto = quantiser.model.model
+    del quantised.metadata_props[:]
     return quantised
 
 
@@ -80,31 +160,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def _reads_frame(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Whether a layer sees the frame itself. First layers are cheap, and an error there grows through all others."""
-    makers = {output: n for n in model.graph.node for output in n.output}
-    source = makers.get(node.input[0])
-    while source is not None and source.op_type in {"Cast", "Sub", "Mul"}:
-        node, source = source, makers.get(source.input[0])
-    return source is None and node.input[0] == model.graph.input[0].name
-
-
-def _ends_in_output(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Whether a layer is a head: followed only by resizing, sigmoid, scaling and casts up to an output."""
-    passing = {"Resize", "Sigmoid", "Mul", "Add", "Cast", "Reshape", "Squeeze", "Gather", "Slice"}
-    outputs = {o.name for o in model.graph.output}
-    frontier, steps = list(node.output), 0
-    while frontier and steps < 32:
-        name = frontier.pop()
-        steps += 1
-        if name in outputs:
-            continue
-        for user in (n for n in model.graph.node if name in n.input):
-            if user.op_type == "Shape":  # asks for the size only
-                continue
-            if user.op_type not in passing:
-                return False
-            frontier.extend(user.output)
-    return True

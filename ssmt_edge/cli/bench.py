@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,11 +36,13 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
 ) -> None:
     """Measure engines: latency by stage, throughput, memory, cost; with --vs against other libraries."""
+    from ssmt_edge.cli.terminal import progress_bar
+
     with needs("benchmarks"):
         from benchmarks import check_writable, run_bench, write_reports
     peers = [name.strip() for name in (vs or "").split(",") if name.strip()]
     check_writable(out)
-    with _progress() as progress:
+    with progress_bar() as progress:
         report = run_bench(
             engines,
             source=source,
@@ -95,20 +95,6 @@ def _torch_opener(engines: list[Path], checkpoint: Path | None) -> Callable[[int
         return open_checkpoint(path, threads)
 
     return open_network
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("opening", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def _show(report: dict[str, Any], paths: list[Path]) -> None:

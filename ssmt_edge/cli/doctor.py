@@ -42,15 +42,14 @@ def examine() -> dict[str, Any]:
 
     Keys: `ssmt_edge`, `python` (versions), `os`, `base` and `extras` (lists of {name, version, extra, problem}; version
     None: not installed; problem: one line, or None), `cpu` {name, threads, instruction_set}, `gpus` (list of {name,
-    compute_capability}), `tensorrt` {version, missing (list of lines; empty: ready)}, `weights` {file: bytes},
-    `opencv_gstreamer` (bool; None: OpenCV does not work).
+    compute_capability, driver, cuda}), `tensorrt` {version, missing (list of lines; empty: ready)}, `weights` {file:
+    bytes}, `opencv_gstreamer` (bool; None: OpenCV does not work).
     """
     import platform
 
     from ssmt_edge import __version__
     from ssmt_edge.packages import EXTRAS
 
-    gpus = _gpus()
     return {
         "ssmt_edge": __version__,
         "python": platform.python_version(),
@@ -58,8 +57,8 @@ def examine() -> dict[str, Any]:
         "base": [_base_package(module, name) for module, name in BASE.items()],
         "extras": [_extra_package(module, extra) for module, extra in EXTRAS.items()],
         "cpu": _cpu(),
-        "gpus": gpus,
-        "tensorrt": _tensorrt(gpus),
+        "gpus": _gpus(),
+        "tensorrt": _tensorrt(),
         "weights": _weights(),
         "opencv_gstreamer": _gstreamer(),
     }
@@ -119,38 +118,19 @@ def _cpu() -> dict[str, Any]:
 
 def _gpus() -> list[dict[str, str]]:
     """NVIDIA GPUs as the driver's own library tells them, on Jetsons as well; empty without driver or GPU."""
-    import ctypes
-
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return []
-    count = ctypes.c_int(0)
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        return []
-    gpus = []
-    for device in range(count.value):
-        name = ctypes.create_string_buffer(256)
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        cuda.cuDeviceGetName(name, len(name), device)
-        cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # COMPUTE_CAPABILITY_MAJOR
-        cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # COMPUTE_CAPABILITY_MINOR
-        capability = f"{major.value}.{minor.value}"
-        gpus.append({"name": name.value.decode(errors="replace"), "compute_capability": capability})
-    return gpus
+    device, problem = _import("engines.device")
+    names = ("name", "compute_capability", "driver", "cuda")
+    return [] if problem else [{name: getattr(gpu, name) for name in names} for gpu in device.gpus()]
 
 
-def _tensorrt(gpus: list[dict[str, str]]) -> dict[str, Any]:
-    library, library_problem = _import("tensorrt")
-    _, pycuda_problem = _import("pycuda.driver")
-    missing = []
-    if library_problem:
-        missing.append(f"TensorRT for Python (on a Jetson JetPack brings it): {library_problem}")
-    if not gpus:
-        missing.append("an NVIDIA GPU: the driver is not installed, or finds none")
-    if pycuda_problem:
-        missing.append(f"PyCUDA (pip builds it with nvcc of the CUDA toolkit): {pycuda_problem}")
-    return {"version": getattr(library, "__version__", None), "missing": missing}
+def _tensorrt() -> dict[str, Any]:
+    """What `build-engine --backend tensorrt` would say."""
+    from importlib.util import find_spec
+
+    backend, problem = _import("engines.tensorrt_gpu")
+    missing = [f"engines: {problem}"] if problem else backend.missing()
+    found = getattr(_import("tensorrt")[0], "__version__", None) if find_spec("tensorrt") else None
+    return {"version": found, "missing": missing}
 
 
 def _weights() -> dict[str, int]:
@@ -191,7 +171,9 @@ def _print_table(found: dict[str, Any]) -> None:
     table.add_section()
     cpu = found["cpu"]
     row("CPU", f"{cpu['name']}, {cpu['threads']} threads, {cpu['instruction_set']}")
-    gpus = [f"{gpu['name']} (compute capability {gpu['compute_capability']})" for gpu in found["gpus"]]
+    gpus = [
+        f"{gpu['name']} (compute capability {gpu['compute_capability']}, CUDA {gpu['cuda']})" for gpu in found["gpus"]
+    ]
     row("NVIDIA GPU", ", ".join(gpus))
     missing = found["tensorrt"]["missing"]
     row("TensorRT", "not ready" if missing else f"{found['tensorrt']['version']}, ready", "\n".join(missing))

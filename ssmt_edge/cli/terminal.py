@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 from rich.console import Console
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 
@@ -18,6 +20,21 @@ def errors() -> Console:
 def say(line: str) -> None:
     """A progress line."""
     errors().print(line, markup=False, soft_wrap=True)
+
+
+Progress = Callable[[str, int, int], None]
+"""called with what is being done, how much of it is done, and how much there is"""
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on a terminal, nothing elsewhere; it goes away when the work is done."""
+    if not errors().is_terminal:
+        yield lambda what, done, total: None
+        return
+    with Bar(console=errors(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

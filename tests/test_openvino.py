@@ -1,0 +1,176 @@
+"""OpenVINO as a backend: the same masks as ONNX Runtime, errors in one line, and its resizing by matrix products."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import in_subprocess
+
+onnx = pytest.importorskip("onnx")
+openvino = pytest.importorskip("openvino")
+
+import onnxruntime  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
+
+from engines import backend, device, open_engine, openvino_cpu, read_manifest  # noqa: E402
+from engines.build import BuildOptions, build_engine  # noqa: E402
+from engines.graph import load_graph  # noqa: E402
+from engines.onnxruntime_cpu import open_graph  # noqa: E402
+from engines.parity import infer_all, max_difference, phantom_frames  # noqa: E402
+from ssmt_edge.errors import BackendUnavailable, EngineError, EngineMismatch, UsageError  # noqa: E402
+from ssmt_edge.files import sha256  # noqa: E402
+from ssmt_edge.spec import Device  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def fp32(tiny_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("openvino") / "fp32"
+    build_engine(tiny_graph, out, BuildOptions("fp32", backend="openvino"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_graph: Path, int8_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("openvino") / "int8"
+    ranges = int8_engine / "calibration.json"
+    # random weights lose more to rounding than trained ones
+    build_engine(tiny_graph, out, BuildOptions("int8", backend="openvino", calib=ranges, max_dice_drop=0.2))
+    return out
+
+
+def test_any_batch_gives_the_reference_s_outputs(fp32: Path, tiny_graph: Path) -> None:
+    graph = load_graph(tiny_graph)
+    frames = phantom_frames(graph.spec, 4, seed=11)
+    with open_graph(graph) as reference, open_engine(fp32, threads=1) as engine:
+        assert (engine.spec, engine.max_batch) == (graph.spec, 4)
+        expected = infer_all(reference, frames)
+        for batch in (1, 3, 1, 4):
+            found = engine.infer(frames[:batch])
+            assert {n: (v.shape, v.dtype) for n, v in found.items()} == {
+                n: (v[:batch].shape, v.dtype) for n, v in expected.items()
+            }
+            first = {name: values[:batch] for name, values in expected.items()}
+            assert max(max_difference(found, first).values()) <= 1.01 / 255
+        turned = np.ascontiguousarray(frames[:2].swapaxes(2, 3)).swapaxes(2, 3)  # the same pixels, not in C order
+        assert max(max_difference(engine.infer(turned), engine.infer(frames[:2])).values()) == 0
+
+
+def test_outputs_outlive_the_next_call_and_the_engine(fp32: Path) -> None:
+    with open_engine(fp32, threads=1) as engine:
+        frames = phantom_frames(engine.spec, 2, seed=12)
+        first = engine.infer(frames[:1])
+        kept = {name: values.copy() for name, values in first.items()}
+        assert (engine.infer(frames[1:])["nodule"] != kept["nodule"]).any()
+    assert all((first[name] == kept[name]).all() for name in kept)
+    with pytest.raises(EngineError, match="closed"):
+        engine.infer(frames[:1])
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((5, 1, 64, 64), np.uint8), ((1, 1, 64, 64), np.float32)])
+def test_other_frames_are_refused(fp32: Path, shape: tuple[int, ...], dtype: type) -> None:
+    with open_engine(fp32, threads=1) as engine, pytest.raises(EngineError, match="expected"):
+        engine.infer(np.zeros(shape, dtype))
+
+
+def test_int8_is_the_file_that_onnxruntime_gets(int8: Path, int8_engine: Path) -> None:
+    # what `engines.auto` relies on when it builds once for both
+    assert read_manifest(int8).files["model.onnx"] == read_manifest(int8_engine).files["model.onnx"]
+    parity = json.loads((int8 / "parity.json").read_text())
+    assert parity["agreement"] > 0.9
+    manifest = read_manifest(int8)
+    assert (manifest.backend, manifest.backend_version) == ("openvino", openvino.__version__.partition("-")[0])
+
+
+def test_int8_belongs_to_its_instruction_set(int8: Path, fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpu_device", lambda: Device("another", instruction_set="neon"))
+    with pytest.raises(EngineMismatch, match=r"this one has neon; rebuild it: .*--backend openvino"):
+        open_engine(int8)
+    open_engine(fp32, threads=1).close()
+
+
+def test_another_openvino_is_a_mismatch(fp32: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(fp32, tmp_path / "engine"))
+    values = json.loads((folder / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps({**values, "backend_version": "1.2.3"}))
+    with pytest.raises(EngineMismatch, match=r"openvino 1\.2\.3, here is 20\d\d.*rebuild it"):
+        open_engine(folder)
+
+
+@pytest.mark.parametrize("content", [b"not a network", None], ids=["junk", "truncated"])
+def test_a_file_that_is_no_network_is_one_line(fp32: Path, tmp_path: Path, content: bytes | None) -> None:
+    folder = Path(shutil.copytree(fp32, tmp_path / "engine"))
+    model = folder / "model.onnx"
+    model.write_bytes(content or model.read_bytes()[:20000])
+    values = json.loads((folder / "engine.json").read_text())
+    values["files"]["model.onnx"] = sha256(model)
+    (folder / "engine.json").write_text(json.dumps(values))
+    with pytest.raises(EngineError, match=r"model\.onnx cannot be loaded: (?!Exception from).*build the engine again"):
+        open_engine(folder)
+
+
+def test_fp16_is_refused(tiny_graph: Path, calib_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="fp16 engines are for GPUs"):
+        build_engine(tiny_graph, tmp_path / "e", BuildOptions("fp16", backend="openvino", calib=calib_folder))
+    assert not (tmp_path / "e").exists()
+
+
+def test_without_openvino_the_extra_is_named(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "openvino" else find(name, *a))
+    assert backend("openvino").missing() == ["the Python package openvino (pip install 'ssmt-edge[openvino]')"]
+    with pytest.raises(BackendUnavailable, match=r"pip install 'ssmt-edge\[openvino\]'"):
+        open_engine(fp32)
+
+
+def test_the_library_is_imported_when_it_is_needed() -> None:
+    before = "import sys, engines.openvino_cpu as o\nassert o.missing() == [] and 'openvino' not in sys.modules\n"
+    assert in_subprocess("--help", before=before).code == 0
+
+
+def resizing(channels: int, before: tuple[int, int], after: tuple[int, int], mode: str, where: str) -> Any:
+    scales = helper.make_tensor("sizes", TensorProto.INT64, [4], [2, channels, *after])
+    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode=mode, coordinate_transformation_mode=where)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, channels, *before])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, channels, *after])
+    graph = helper.make_graph([node], "resizing", [x], [y], [scales])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("channels", "before", "after", "mode", "where", "replaced"),
+    [
+        (1, (8, 8), (16, 16), "linear", "half_pixel", True),
+        (1, (5, 7), (13, 9), "linear", "half_pixel", True),
+        (1, (9, 12), (4, 5), "linear", "half_pixel", True),
+        (1, (1, 2), (4, 6), "linear", "half_pixel", True),
+        (3, (8, 8), (16, 16), "linear", "half_pixel", False),
+        (1, (8, 8), (16, 16), "linear", "align_corners", False),
+        (1, (8, 8), (16, 16), "nearest", "asymmetric", False),
+    ],
+)
+def test_resizing_by_products_is_resizing(
+    channels: int, before: tuple[int, int], after: tuple[int, int], mode: str, where: str, replaced: bool
+) -> None:
+    content = resizing(channels, before, after, mode, where).SerializeToString()
+    x = np.random.default_rng(1).normal(size=(2, channels, *before)).astype(np.float32)
+    (expected,) = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    model = openvino.Core().read_model(content)
+    openvino_cpu._resize_by_products(model)
+    kinds = {node.get_type_name() for node in model.get_ordered_ops()}
+    assert ("MatMul" in kinds, "Interpolate" in kinds) == (replaced, not replaced)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled({0: x})[0], expected, atol=1e-5)
+
+
+def test_the_head_of_a_network_is_resized_so(fp32: Path) -> None:
+    model = openvino.Core().read_model(fp32 / "model.onnx")
+    model.reshape([1, 1, 64, 64])
+    before = sum(node.get_type_name() == "MatMul" for node in model.get_ordered_ops())
+    openvino_cpu._resize_by_products(model)
+    assert sum(node.get_type_name() == "MatMul" for node in model.get_ordered_ops()) == before + 2
