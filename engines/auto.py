@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines import BACKENDS, backend
+from engines import backend
 from engines.device import physical_cores
 from engines.parity import phantom_frames
 from ssmt_edge.errors import BackendUnavailable, EngineError, UsageError
@@ -69,6 +69,7 @@ def build(
     options: BuildOptions,
     say: Callable[[str], None],
     frames: NDArray[np.uint8] | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[str, dict[str, Any]]:
     """Writes the model's files into `folder` and picks the backend that runs them.
 
@@ -83,7 +84,8 @@ def build(
     Raises:
         what `build` of the first candidate raises, and EngineError where none of several can open the file.
     """
-    remarks: dict[str, Any] = backend(names[0]).build(graph, precision, calibration, folder, options, say)
+    module = backend(names[0])
+    remarks: dict[str, Any] = module.build(graph, precision, calibration, folder, options, say, progress)
     if options.backend != "auto":
         return names[0], remarks
     if len(names) == 1:
@@ -92,11 +94,6 @@ def build(
     times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in found["median_ms"].items())
     say(f"{found['chosen']} is taken: {times} a frame")
     return found["chosen"], remarks | {"backend": found}
-
-
-def readiness() -> dict[str, list[str]]:
-    """What each backend lacks on this machine, by name: lines with how to get it, none where it is ready."""
-    return {name: backend(name).missing() for name in BACKENDS}
 
 
 def _because(name: str) -> str:

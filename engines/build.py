@@ -111,7 +111,9 @@ def build_engine(
     ready = _prepare(graph, options, say, progress)
     with replacing_folder(out) as folder:
         frames = ready.held.frames if ready.held else None
-        name, built = auto.build(names, graph, options.precision, ready.calibration, folder, options, say, frames)
+        name, built = auto.build(
+            names, graph, options.precision, ready.calibration, folder, options, say, frames, progress
+        )
         module = backend(name)
         if options.precision != "fp32":
             # kept, so that the engine can be verified and compared wherever it goes
@@ -128,7 +130,7 @@ def build_engine(
             device=module.device(),
             product_version=__version__,
             outputs=graph.outputs,
-            max_batch=graph.max_batch,
+            max_batch=built.get("batch", [graph.max_batch])[-1],
             files={},
             checkpoint_sha256=graph.checkpoint_sha256,
             parameters=cost.parameters,

@@ -156,6 +156,7 @@ def build(
     folder: Path,
     options: BuildOptions,
     say: Callable[[str], None],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Writes `model.onnx`; precisions in REFUSES never get here.
 

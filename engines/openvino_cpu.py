@@ -123,6 +123,7 @@ def build(
     folder: Path,
     options: BuildOptions,
     say: Callable[[str], None],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Writes the same `model.onnx` as the backend `onnxruntime`, as `engines.auto` relies on; raises what that does."""
     # Other INT8 emissions were measured: median ms and agreement with FP32 on DDTI val, ssmt-lite on one thread of a

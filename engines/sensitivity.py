@@ -6,6 +6,7 @@ model of it. What is found (`method`, `kept`) goes into the calibration, and so 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -28,6 +29,8 @@ from ssmt_edge.files import cache_folder, write_json
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
+RANKING = 8
+"""trial frames that a ranking takes: logits of all their pixels are compared, so few are enough"""
 ONE_BY_ONE = 24
 """layers that a search found necessary and then tries to give back one after another, at most"""
 
@@ -52,6 +55,14 @@ class Trial:
         self.instruction_set = cpu_device().instruction_set
         with onnxruntime_cpu.open_graph(graph, optimise=True) as engine:
             self.reference = infer_all(engine, samples.frames)
+
+    def fewer(self, count: int) -> Trial:
+        """The same with at most so many of the frames, evenly spread."""
+        part = copy.copy(self)
+        step = max(1, len(self.samples) // count)
+        part.samples = Samples(self.samples.frames[::step][:count], self.samples.names[::step][:count])
+        part.reference = {name: values[::step][:count] for name, values in self.reference.items()}
+        return part
 
     def measure(self, calibration: Calibration) -> tuple[float, float]:
         """Agreement and logit error of the INT8 graph with these ranges and kept layers."""
@@ -93,6 +104,7 @@ def rank(trial: Trial, calibration: Calibration, say: Say, progress: Progress) -
     Costs one INT8 graph and its trial frames a layer. What is measured is kept in the user's cache folder as it
     comes, so that an interrupted or repeated ranking goes on where it stopped.
     """
+    trial = trial.fewer(RANKING)
     layers = quantisable(trial.graph.model)
     ops = {node.name: node.op_type for node in trial.graph.model.graph.node}
     path = cache_folder("sensitivity") / f"{trial.digest(calibration)[:32]}.json"

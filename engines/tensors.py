@@ -97,6 +97,15 @@ def infer_types(model: ModelProto, batch: int | None = None, strict: bool = Fals
     return types
 
 
+def annotated(model: ModelProto) -> ModelProto:
+    """A copy that says type and shape of every inner tensor, as `onnx.shape_inference` finds them."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    del made.graph.value_info[:]
+    made.graph.value_info.extend(shape_inference.infer_shapes(_without_weights(model)).graph.value_info)
+    return made
+
+
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """An attribute's value, text as str; `default` if it is not there."""
     for a in node.attribute:

@@ -29,8 +29,9 @@ EXTRAS = {
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "pycuda": "tensorrt",
+    "cuda": "tensorrt",
 }
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "cuda": "cuda-bindings"}
 """names on the package index, where they differ from the import's"""
 
 

@@ -109,7 +109,8 @@ def int8_engine(tiny_graph: Path, calib_folder: Path, tmp_path_factory: pytest.T
 
     out = tmp_path_factory.mktemp("int8") / "engine"
     # random weights lose more to rounding than trained ones
-    build_engine(tiny_graph, out, BuildOptions("int8", "onnxruntime", calib_folder, calib_method="minmax", max_dice_drop=0.2))
+    options = BuildOptions("int8", "onnxruntime", calib_folder, calib_method="minmax", max_dice_drop=0.2)
+    build_engine(tiny_graph, out, options)
     return out
 
 

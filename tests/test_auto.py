@@ -160,16 +160,6 @@ def test_a_backend_that_cannot_open_the_file_is_left_out(
         auto.build(BOTH, graph, "fp32", None, tmp_path, BuildOptions("fp32"), quiet)
 
 
-def test_readiness_has_a_row_for_every_backend(machine: Any) -> None:
-    machine("openvino")
-    assert auto.readiness() == {
-        "onnxruntime": [],
-        "openvino": [],
-        "onnxruntime-cuda": ["what onnxruntime-cuda needs"],
-        "tensorrt": ["what tensorrt needs"],
-    }
-
-
 def test_it_works_where_torch_is_not_installed(tiny_graph: Path, tmp_path: Path) -> None:
     before = f"""
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_doctor_in_json() -> None:
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert all(package["version"] for package in found["base"])
     if not found["gpus"]:
-        assert any("GPU" in line for line in found["tensorrt"]["missing"])
+        assert any("GPU" in line for line in found["backends"]["tensorrt"]["missing"])
 
 
 def find_python(version: str) -> str | None:

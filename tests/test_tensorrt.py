@@ -288,7 +288,7 @@ def test_missing_parts_are_told_alike_by_build_and_doctor(cli: Cli, tiny_graph: 
     answer = cli("build-engine", tiny_graph, "--out", tmp_path / "engine", "--backend", "tensorrt")
     (line,) = answer.err.splitlines()
     assert answer.code == 1 and line.startswith("error: TensorRT needs ") and all(lack in line for lack in lacks)
-    assert json.loads(cli("doctor", "--json").out)["tensorrt"]["missing"] == lacks
+    assert json.loads(cli("doctor", "--json").out)["backends"]["tensorrt"]["missing"] == lacks
     assert not (tmp_path / "engine").exists()
 
 

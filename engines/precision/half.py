@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from engines.precision.places import heads
+from engines.precision.places import LAYERS, heads, stems
 from engines.tensors import Links, infer_types
 from ssmt_edge.errors import CalibrationError, ExportError
 
@@ -46,25 +46,22 @@ def islands(model: onnx.ModelProto, ranges: Ranges) -> dict[str, str]:
         CalibrationError: a layer's output has no range.
     """
     floating = _floating(model)
-    ends = heads(model)
+    begins, ends = stems(model), heads(model)
     constants = {t.name: t for t in model.graph.initializer}
     reasons: dict[str, str] = {}
     near = {name: max(-low, high) for name, (low, high) in ranges.items() if max(-low, high) > SHARE * LARGEST}
-    # the frame's own arithmetic: from the input on, up to the first layer
-    early = {model.graph.input[0].name}
     for node in model.graph.node:
         floats = [n for n in (*node.input, *node.output) if n in floating]
         if not floats:
             continue
         unknown = [n for n in node.output if n in floating and n not in ranges]
-        if node.op_type in ("Conv", "MatMul", "Gemm") and unknown:
+        if node.op_type in LAYERS and unknown:
             raise CalibrationError(
                 f"the calibration has no range for {unknown[0]}; it was made for another export; calibrate on frames "
                 "again"
             )
         large = [n for n in floats if n in near]
-        if node.op_type in ("Cast", "Sub", "Mul") and early & set(node.input):
-            early.update(node.output)
+        if node.name in begins and node.op_type not in LAYERS:
             reasons[node.name] = "arithmetic of the frame"
         elif node.name in ends:
             reasons[node.name] = "head"

@@ -21,10 +21,10 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from engines.calibrate import Calibration
 from engines.graph import Graph
-from engines.precision.places import heads, reads_frame
+from engines.precision.places import LAYERS, heads, stems
+from engines.tensors import annotated
 from ssmt_edge.errors import CalibrationError
 
-LAYERS = ("Conv", "Gemm", "MatMul")
 # On a CPU, Relu belongs to its layer: the range that counts is the one behind it, without the negative half. Concat,
 # Resize and MaxPool only move bytes: quantised, they spare a conversion to float and back between two convolutions.
 MOVERS = ("Relu", "Concat", "Resize", "MaxPool")
@@ -33,12 +33,8 @@ MOVERS = ("Relu", "Concat", "Resize", "MaxPool")
 def quantisable(model: onnx.ModelProto) -> list[str]:
     """Names of the layers that INT8 may take, in the graph's order."""
     constants = {t.name for t in model.graph.initializer}
-    ends = heads(model)
-    return [
-        n.name
-        for n in model.graph.node
-        if n.op_type in LAYERS and n.input[1] in constants and n.name not in ends and not reads_frame(n, model)
-    ]
+    ends = heads(model) | stems(model)
+    return [n.name for n in model.graph.node if n.op_type in LAYERS and n.input[1] in constants and n.name not in ends]
 
 
 def quantised_tensors(model: onnx.ModelProto) -> list[str]:
@@ -128,7 +124,7 @@ def _quantise(
             "for another export; calibrate on frames again"
         )
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    model = onnx.shape_inference.infer_shapes(graph.model)
+    model = annotated(graph.model)
     add_infer_metadata(model)  # or the quantizer writes the model to a file and infers shapes once more
     quantiser = QDQQuantizer(
         model,

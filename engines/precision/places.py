@@ -8,16 +8,23 @@ from engines.tensors import Links
 
 # between a head and an output: resizing, the sigmoid and what makes bytes of it
 _BEHIND_A_HEAD = {"Resize", "Sigmoid", "Mul", "Add", "Cast", "Reshape", "Squeeze", "Gather", "Slice"}
+LAYERS = ("Conv", "Gemm", "MatMul")
 _BEFORE_A_STEM = {"Cast", "Sub", "Mul"}
 
 
-def reads_frame(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    """Whether a node sees the frame itself. First layers are cheap, and an error there grows through all others."""
-    makers = {output: n for n in model.graph.node for output in n.output}
-    source = makers.get(node.input[0])
-    while source is not None and source.op_type in _BEFORE_A_STEM:
-        node, source = source, makers.get(source.input[0])
-    return source is None and node.input[0] == model.graph.input[0].name
+def stems(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes that see the frame itself: its own arithmetic, and the first layers.
+
+    First layers are cheap, and an error there grows through all others.
+    """
+    frame = {model.graph.input[0].name}
+    found = set()
+    for node in model.graph.node:
+        if frame & set(node.input):
+            found.add(node.name)
+            if node.op_type in _BEFORE_A_STEM:
+                frame.update(node.output)
+    return found
 
 
 def heads(model: onnx.ModelProto) -> set[str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engines.build import BuildOptions
     from engines.calibrate import Calibration
     from engines.graph import Graph
+    from engines.options import TensorRtOptions
     from engines.tensorrt_gpu.runtime import TensorRtEngine
 
 REFUSES: dict[str, str] = {}
@@ -103,7 +104,6 @@ def build(
     import onnx
 
     from engines.precision import emit_for_tensorrt
-    from engines.tensorrt_gpu.builder import Order, build_plan
 
     batch = options.tensorrt.batch or (1, 1, 1 if options.tensorrt.dla is not None else graph.max_batch)
     if batch[2] > graph.max_batch:
@@ -112,12 +112,33 @@ def build(
             f"--max-batch {batch[2]}"
         )
     model = emit_for_tensorrt(graph, precision, calibration, b.numbers(version())[:2])
-    nodes = tuple(node.name or node.op_type for node in model.graph.node)
+    nodes = [node.name or node.op_type for node in model.graph.node]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx.save(model, str(path))
-        order = Order(path, nodes, precision, graph.spec.input_size, batch, options.tensorrt, device())
-        plan, layers, remarks = build_plan(order, say, progress)
+        return build_file(
+            path, nodes=nodes, precision=precision, size=graph.spec.input_size, batch=batch, folder=folder,
+            options=options.tensorrt, say=say, progress=progress,
+        )  # fmt: skip
+
+
+def build_file(
+    model: Path,
+    *,
+    nodes: Sequence[str],
+    precision: Precision,
+    size: int,
+    batch: tuple[int, int, int],
+    folder: Path,
+    options: TensorRtOptions,
+    say: Callable[[str], None],
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """`build` from an emitted graph on: needs nothing but TensorRT and a GPU. Arguments as in `builder.Order`."""
+    from engines.tensorrt_gpu.builder import Order, build_plan
+
+    order = Order(model, tuple(nodes), precision, size, batch, options, device())
+    plan, layers, remarks = build_plan(order, say, progress)
     for name, content in (("model.plan", plan), ("layers.json", layers.encode())):
         with replacing(folder / name) as part:
             part.write_bytes(content)

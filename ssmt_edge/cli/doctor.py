@@ -42,8 +42,8 @@ def examine() -> dict[str, Any]:
 
     Keys: `ssmt_edge`, `python` (versions), `os`, `base` and `extras` (lists of {name, version, extra, problem}; version
     None: not installed; problem: one line, or None), `cpu` {name, threads, instruction_set}, `gpus` (list of {name,
-    compute_capability, driver, cuda}), `tensorrt` {version, missing (list of lines; empty: ready)}, `weights` {file:
-    bytes}, `opencv_gstreamer` (bool; None: OpenCV does not work).
+    compute_capability, driver, cuda}), `backends` {name: {version, missing (list of lines; empty: ready)}}, `weights`
+    {file: bytes}, `opencv_gstreamer` (bool; None: OpenCV does not work).
     """
     import platform
 
@@ -58,7 +58,7 @@ def examine() -> dict[str, Any]:
         "extras": [_extra_package(module, extra) for module, extra in EXTRAS.items()],
         "cpu": _cpu(),
         "gpus": _gpus(),
-        "tensorrt": _tensorrt(),
+        "backends": _backends(),
         "weights": _weights(),
         "opencv_gstreamer": _gstreamer(),
     }
@@ -123,14 +123,15 @@ def _gpus() -> list[dict[str, str]]:
     return [] if problem else [{name: getattr(gpu, name) for name in names} for gpu in device.gpus()]
 
 
-def _tensorrt() -> dict[str, Any]:
-    """What `build-engine --backend tensorrt` would say."""
-    from importlib.util import find_spec
-
-    backend, problem = _import("engines.tensorrt_gpu")
-    missing = [f"engines: {problem}"] if problem else backend.missing()
-    found = getattr(_import("tensorrt")[0], "__version__", None) if find_spec("tensorrt") else None
-    return {"version": found, "missing": missing}
+def _backends() -> dict[str, dict[str, Any]]:
+    """What `build-engine --backend NAME` would say of each; empty where the engines themselves do not import."""
+    engines, problem = _import("engines")
+    found = {}
+    for name in {} if problem else engines.BACKENDS:
+        module, broken = _import(engines.BACKENDS[name])
+        missing = [broken] if broken else module.missing()
+        found[name] = {"version": None if missing else module.version(), "missing": missing}
+    return found
 
 
 def _weights() -> dict[str, int]:
@@ -175,8 +176,9 @@ def _print_table(found: dict[str, Any]) -> None:
         f"{gpu['name']} (compute capability {gpu['compute_capability']}, CUDA {gpu['cuda']})" for gpu in found["gpus"]
     ]
     row("NVIDIA GPU", ", ".join(gpus))
-    missing = found["tensorrt"]["missing"]
-    row("TensorRT", "not ready" if missing else f"{found['tensorrt']['version']}, ready", "\n".join(missing))
+    for name, backend in found["backends"].items():
+        missing = backend["missing"]
+        row(f"backend {name}", "not ready" if missing else f"{backend['version']}, ready", "\n".join(missing))
     table.add_section()
     weights = [f"{name} ({size / 1e6:.1f} MB)" for name, size in found["weights"].items()]
     row("shipped weights", ", ".join(weights), None if weights else "install ssmt-edge again")
