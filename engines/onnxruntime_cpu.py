@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from engines.base import BaseEngine
 from engines.device import cpu_device, cpu_mismatch, physical_cores, same_minor
-from engines.frames import check_frames
 from ssmt_edge.errors import CalibrationError, EngineError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
 
@@ -27,38 +26,22 @@ REFUSES: dict[str, str] = {
 }
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(BaseEngine):
     """An ONNX graph in an inference session; see `ssmt_edge.spec.Engine`."""
 
     def __init__(self, session: ort.InferenceSession, spec: ModelSpec, max_batch: int) -> None:
+        super().__init__(spec, max_batch)
         self._session: ort.InferenceSession | None = session
         self._names = [o.name for o in session.get_outputs()]
-        self._spec, self._max_batch = spec, max_batch
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        return self._max_batch
 
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         if self._session is None:
             raise EngineError("the engine is closed; open it again")
-        check_frames(frames, self._spec, self._max_batch)
+        self.check(frames)
         return dict(zip(self._names, self._session.run(self._names, {"frame": frames}), strict=True))
 
     def close(self) -> None:
         self._session = None
-
-    def __enter__(self) -> OnnxRuntimeEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def missing() -> list[str]:

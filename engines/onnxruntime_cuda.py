@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from engines.base import BaseEngine
 from engines.device import gpus, same_minor
-from engines.frames import check_frames
 from engines.onnxruntime_cpu import MODEL_FILE, session_options
 from ssmt_edge.errors import BackendUnavailable, CalibrationError, EngineError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
@@ -30,7 +29,7 @@ REFUSES: dict[str, str] = {
 INSTEAD = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]': both are imported as onnxruntime"
 
 
-class BoundEngine:
+class BoundEngine(BaseEngine):
     """A session whose input and outputs stay in buffers on the device, one set for every batch size that is asked for;
     see `ssmt_edge.spec.Engine`."""
 
@@ -55,6 +54,7 @@ class BoundEngine:
             EngineError: ONNX Runtime cannot load the file.
             BackendUnavailable: the provider does not start; ONNX Runtime itself would go on without it.
         """
+        super().__init__(spec, max_batch)
         providers = [(provider, settings), "CPUExecutionProvider"] if device != "cpu" else [provider]
         try:
             self._session: Any = ort.InferenceSession(str(path), session_options(threads), providers)
@@ -67,21 +67,13 @@ class BoundEngine:
                 "missing or of another version; pip install 'onnxruntime-gpu[cuda,cudnn]', or use --backend onnxruntime"
             )
         self._names = [output.name for output in self._session.get_outputs()]
-        self._spec, self._max_batch, self._device = spec, max_batch, device
+        self._device = device
         self._sets: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        return self._max_batch
 
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         if self._session is None:
             raise EngineError("the engine is closed; open it again")
-        check_frames(frames, self._spec, self._max_batch)
+        self.check(frames)
         batch = len(frames)
         if batch not in self._sets:
             self._sets[batch] = self._bind(batch)
@@ -101,7 +93,7 @@ class BoundEngine:
         def buffer(shape: tuple[int, ...], kind: type) -> Any:
             return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, self._device, 0)
 
-        plane = (batch, 1, self._spec.input_size, self._spec.input_size)
+        plane = (batch, 1, self.spec.input_size, self.spec.input_size)
         given = buffer(plane, np.uint8)
         found = {n: buffer((batch,), np.float32) if n == "size" else buffer(plane, np.uint8) for n in self._names}
         binding = self._session.io_binding()
@@ -113,14 +105,6 @@ class BoundEngine:
     def close(self) -> None:
         self._sets = {}
         self._session = None
-
-    def __enter__(self) -> BoundEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def missing() -> list[str]:

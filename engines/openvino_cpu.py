@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines import onnxruntime_cpu
+from engines.base import BaseEngine
 from engines.device import cpu_device, cpu_mismatch, physical_cores, same_minor
-from engines.frames import check_frames
 from engines.onnxruntime_cpu import MODEL_FILE
 from ssmt_edge.errors import BackendUnavailable, EngineError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
@@ -26,7 +25,7 @@ if TYPE_CHECKING:  # building needs onnx, running does not
 REFUSES = onnxruntime_cpu.REFUSES
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(BaseEngine):
     """An ONNX graph compiled for the CPU, once for every batch size that is asked for; see `ssmt_edge.spec.Engine`.
 
     One compiled graph for all batch sizes would leave the shapes open, which OpenVINO runs more slowly.
@@ -34,6 +33,7 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path, spec: ModelSpec, max_batch: int, threads: int) -> None:
         """EngineError where OpenVINO cannot load or compile the file."""
+        super().__init__(spec, max_batch)
         openvino = _library()
         # without the precision hint OpenVINO computes in bfloat16 where the processor can: other outputs
         self._settings = {
@@ -41,7 +41,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        self._spec, self._max_batch, self._path = spec, max_batch, path
+        self._path = path
         self._requests: dict[int, Any] = {}
         try:
             self._core = openvino.Core()
@@ -53,18 +53,10 @@ class OpenVinoEngine:
         self._names = [output.get_any_name() for output in self._model.outputs]
         self._requests[1] = self._compile(1)
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        return self._max_batch
-
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         if not self._requests:
             raise EngineError("the engine is closed; open it again")
-        check_frames(frames, self._spec, self._max_batch)
+        self.check(frames)
         batch = len(frames)
         if batch not in self._requests:
             self._requests[batch] = self._compile(batch)
@@ -77,7 +69,7 @@ class OpenVinoEngine:
 
     def _compile(self, batch: int) -> Any:
         try:
-            self._model.reshape([batch, 1, self._spec.input_size, self._spec.input_size])
+            self._model.reshape([batch, 1, self.spec.input_size, self.spec.input_size])
             return self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
         except Exception as error:
             raise _cannot_load(self._path, error) from None
@@ -85,14 +77,6 @@ class OpenVinoEngine:
     def close(self) -> None:
         self._requests = {}
         self._model = self._core = None
-
-    def __enter__(self) -> OpenVinoEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def missing() -> list[str]:

@@ -38,7 +38,7 @@ class InHalf(nn.Module):
 
     def forward(self, frames: Tensor, outputs: tuple[str, ...]) -> dict[str, Tensor]:
         raw = self.network(frames.half(), outputs)
-        return {name: value.float() for name, value in raw.items()}
+        return {name: raw[name].float() for name in outputs}  # networks may return more than that
 
 
 class TorchPeer:

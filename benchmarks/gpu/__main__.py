@@ -136,7 +136,7 @@ def _options() -> argparse.Namespace:
     add("--batch", type=_numbers, default=(1, 8, 32), metavar="N,...", help="Default: 1,8,32. Sizes measured by "
         "earlier runs stay in results.json, so they can come one by one.")  # fmt: skip
     add("--peers", type=_words, default=("eager", "reduce-overhead", "max-autotune"), metavar="NAME,...",
-        help="Ways to run PyTorch; default: all, eager,reduce-overhead,max-autotune (minutes of compiling).")  # fmt: skip
+        help="Ways to run PyTorch; default: eager,reduce-overhead,max-autotune (minutes to compile).")  # fmt: skip
     add("--rounds", type=int, default=10, help="Turns of each contender, default 10.")
     add("--calib-frames", type=int, default=256, help="Training frames to calibrate on at most, default 256.")
     add("--max-dice-drop", type=float, default=0.005, help="Of the gate, default 0.005.")

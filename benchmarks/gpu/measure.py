@@ -37,7 +37,7 @@ METHOD = (
     "rounds in a fixed order (A B C A B C), the first one not counted (compilers and graph captures run in it); "
     f"{TURN}; host: from uint8 frames in the host's memory to masks in it, for all alike (staged in pinned memory); "
     "compute: the network alone, by CUDA events; median per round, then the median over rounds with its 95 % "
-    "percentile bootstrap; ratios of the medians of one round, likewise; every batch size has its own engine, of fixed shape"
+    "percentile bootstrap; ratios of the medians of one round, likewise; an engine of fixed shape for every batch size"
 )
 
 

@@ -104,6 +104,9 @@ def to_half(model: onnx.ModelProto, full: Mapping[str, str]) -> onnx.ModelProto:
             half = name + "_half"
             if half not in halves:
                 halves[half] = _half(constants[name], half, at_least)
+                if at_least is not None:  # an activation's pair may part FP32 from half: one value on both sides
+                    rounded = numpy_helper.to_array(halves[half]).astype(np.float32)
+                    constants[name].CopyFrom(numpy_helper.from_array(rounded, name))
             return half
         if have[name] == kind:
             return name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
@@ -13,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines import rebuild_command
-from engines.frames import check_frames
+from engines.base import BaseEngine
 from engines.tensorrt_gpu import bindings as b
 from engines.tensorrt_gpu import cuda
 from ssmt_edge.errors import EngineError, EngineMismatch
-from ssmt_edge.spec import EngineManifest, ModelSpec
+from ssmt_edge.spec import EngineManifest
 
 PLAN_FILE = "model.plan"
 INPUT = "frame"
 
 
-class TensorRtEngine:
+class TensorRtEngine(BaseEngine):
     """A plan with one execution context and one stream; see `ssmt_edge.spec.Engine`.
 
     The kernels of a batch size are enqueued one by one the first time and captured as a CUDA graph the second time.
@@ -36,6 +35,7 @@ class TensorRtEngine:
     """
 
     def __init__(self, folder: Path, manifest: EngineManifest) -> None:
+        super().__init__(manifest.spec, manifest.max_batch)
         self._manifest, self._folder = manifest, folder
         self.note: str | None = None
         self.last_times_ms: dict[str, float] = {}
@@ -69,7 +69,7 @@ class TensorRtEngine:
         if set(outputs) != set(self._manifest.outputs):
             raise self._foreign(f"gives {', '.join(outputs)}, expected {', '.join(self._manifest.outputs)}")
         smallest, _, largest = (int(shape[0]) for shape in engine.get_tensor_profile_shape(INPUT, 0))
-        self._smallest, self._largest = smallest, largest
+        self.min_batch, self.max_batch = smallest, largest
         mapped = cuda.shares_memory()
         for name, (shape, dtype) in {**inputs, **outputs}.items():
             self._buffers[name] = buffer = cuda.Buffer((largest, *shape), dtype, mapped)
@@ -121,18 +121,10 @@ class TensorRtEngine:
     def _foreign(self, what: str) -> EngineError:
         return EngineError(f"{self._folder / PLAN_FILE} {what}; {rebuild_command(self._folder, self._manifest)}")
 
-    @property
-    def spec(self) -> ModelSpec:
-        return self._manifest.spec
-
-    @property
-    def max_batch(self) -> int:
-        return self._largest
-
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         if self._context is None:
             raise EngineError("the engine is closed; open it again")
-        check_frames(frames, self.spec, self._largest, self._smallest)
+        self.check(frames)
         count, stream = len(frames), self._stream
         with b.told("computing"), cuda.current():
             if count != self._batch:
@@ -197,14 +189,6 @@ class TensorRtEngine:
         # in a thread that did not open the engine PyCUDA frees nothing by itself
         with suppress(Exception):
             self.close()
-
-    def __enter__(self) -> TensorRtEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 _OPEN: WeakSet[TensorRtEngine] = WeakSet()
