@@ -3,16 +3,24 @@
 # make check   lint, format and types
 # make clean   removes the environment, caches and out/
 #
+# make bench-gpu CHECKPOINTS="lite.safetensors net.safetensors" DATA=ddti
+#              TensorRT engines against PyTorch on this machine's GPU, in out/gpu; TRT_PYTHON=PATH takes TensorRT from another
+#              interpreter; GPU_ARGS=--dry-run alone rehearses on the CPU (python -m benchmarks.gpu --help)
+#
 # make PYTHON=python3.12 ... takes another interpreter, make QUIET= ... shows what pip says.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 QUIET ?= -qq
+CHECKPOINTS ?=
+DATA ?=
+TRT_PYTHON ?=
+GPU_ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench-gpu clean
 
 demo: .venv/.demo
 	$(BIN)/ssmt-edge demo --out out/demo
@@ -24,6 +32,10 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-gpu: .venv/.dev
+	$(BIN)/python -m benchmarks.gpu --out out/gpu $(addprefix --checkpoint ,$(CHECKPOINTS)) $(addprefix --data ,$(DATA)) \
+	    $(addprefix --trt-python ,$(TRT_PYTHON)) $(GPU_ARGS)
 
 clean:
 	rm -rf .venv out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

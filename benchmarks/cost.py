@@ -20,11 +20,11 @@ from benchmarks.memory import METHOD as MEMORY
 from benchmarks.memory import peak_memory
 from benchmarks.report import check_writable, markdown_table
 from engines import onnxruntime_cpu
-from engines.build import BuildOptions
 from engines.calibrate import Samples, measure_ranges
 from engines.count import count
 from engines.device import available_cores, physical_cores
 from engines.graph import Graph
+from engines.options import BuildOptions, Job
 from engines.parity import phantom_frames
 from ssmt_edge.errors import UsageError
 from ssmt_edge.files import replacing, replacing_folder, write_json
@@ -163,7 +163,7 @@ def _prepare(subject: Subject, folder: Path, key: Any, threads: int) -> dict[str
         for precision in PRECISIONS:
             place = made / precision
             place.mkdir()
-            onnxruntime_cpu.build(graph, precision, calibration, place, BuildOptions(precision), lambda line: None)
+            onnxruntime_cpu.build(Job(graph, calibration, BuildOptions(precision)), place)
             model = place / onnxruntime_cpu.MODEL_FILE
             size = round(model.stat().st_size / 2**20, 2)
             row[precision] = {**peak_memory(model, graph.spec, threads), "file_mib": size}

@@ -7,8 +7,7 @@ that it does not take to the reason, and six functions:
     version() -> str                       of the library behind it; BackendUnavailable where something is missing
     device() -> Device                     what engines are built for here
     mismatch(manifest) -> str | None       why an engine of another machine or version cannot run here: both sides
-    build(graph, precision, calibration, folder, options, say, progress) -> dict
-                                           writes model.*; returns remarks for engine.json
+    build(job, folder) -> dict             writes model.*; returns remarks for engine.json
     open(folder, manifest, threads) -> Engine
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -14,13 +13,12 @@ from numpy.typing import NDArray
 
 from engines import backend
 from engines.device import physical_cores
+from engines.options import Job
 from engines.parity import phantom_frames
 from ssmt_edge.errors import BackendUnavailable, EngineError, UsageError
 from ssmt_edge.spec import Engine, Precision
 
 if TYPE_CHECKING:
-    from engines.build import BuildOptions
-    from engines.calibrate import Calibration
     from engines.graph import Graph
 
 ON_GPU = ("tensorrt", "onnxruntime-cuda")
@@ -61,15 +59,7 @@ def candidates(asked: str, precision: Precision) -> list[str]:
 
 
 def build(
-    names: list[str],
-    graph: Graph,
-    precision: Precision,
-    calibration: Calibration | None,
-    folder: Path,
-    options: BuildOptions,
-    say: Callable[[str], None],
-    frames: NDArray[np.uint8] | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    names: list[str], job: Job, folder: Path, frames: NDArray[np.uint8] | None = None
 ) -> tuple[str, dict[str, Any]]:
     """Writes the model's files into `folder` and picks the backend that runs them.
 
@@ -84,15 +74,14 @@ def build(
     Raises:
         what `build` of the first candidate raises, and EngineError where none of several can open the file.
     """
-    module = backend(names[0])
-    remarks: dict[str, Any] = module.build(graph, precision, calibration, folder, options, say, progress)
-    if options.backend != "auto":
+    remarks: dict[str, Any] = backend(names[0]).build(job, folder)
+    if job.options.backend != "auto":
         return names[0], remarks
     if len(names) == 1:
         return names[0], remarks | {"backend": {"chosen": names[0], "because": _because(names[0])}}
-    found = _measured(names, folder, graph, phantom_frames(graph.spec, 4) if frames is None else frames)
+    found = _measured(names, folder, job.graph, phantom_frames(job.graph.spec, 4) if frames is None else frames)
     times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in found["median_ms"].items())
-    say(f"{found['chosen']} is taken: {times} a frame")
+    job.say(f"{found['chosen']} is taken: {times} a frame")
     return found["chosen"], remarks | {"backend": found}
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from engines.calibrate import (
 )
 from engines.count import count
 from engines.graph import Graph, load_graph, save_graph
-from engines.options import TensorRtOptions
+from engines.options import BuildOptions, Job, Progress, Say
 from engines.parity import agreement, infer_all, phantom_frames
 from engines.precision.half import islands
 from engines.precision.integer import quantised_tensors
@@ -47,36 +46,6 @@ from ssmt_edge.spec import Engine, EngineManifest, Precision
 CALIBRATION_FILE = "calibration.json"
 PARITY_FILE = "parity.json"
 PHANTOMS = 32  # to measure on, where no real frames are at hand
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What was asked for; kept in the manifest so that a build can be repeated."""
-
-    precision: Precision
-    backend: str = "auto"
-    calib: Path | None = None
-    """folder, video or DICOM file of ultrasound, or a `calibration.json` of the same checkpoint"""
-    calib_frames: int = 256
-    """at most so many frames, evenly spread"""
-    max_dice_drop: float = 0.005
-    with_gland: bool = False
-    """only when exporting from a checkpoint"""
-    calib_method: str = "auto"
-    """of `calibrate.METHODS`, or `auto`: whichever agrees best with FP32 on trial frames"""
-    sensitivity: bool = False
-    """int8: rank all layers, and keep the fewest out of INT8 such that the gate holds"""
-    tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
-    """what only that backend takes"""
-
-    def recorded(self, source: Path) -> dict[str, Any]:
-        """The options as the command line takes them, by name: what `rebuild_command` repeats."""
-        values = {**vars(self), **vars(self.tensorrt), "source": source}
-        del values["tensorrt"], values["precision"], values["backend"]
-        listed = {name: ",".join(map(str, v)) or "none" if isinstance(v, tuple) else v for name, v in values.items()}
-        return {name: str(v) if isinstance(v, Path) else v for name, v in listed.items()}
 
 
 def build_engine(
@@ -111,9 +80,8 @@ def build_engine(
     ready = _prepare(graph, options, say, progress)
     with replacing_folder(out) as folder:
         frames = ready.held.frames if ready.held else None
-        name, built = auto.build(
-            names, graph, options.precision, ready.calibration, folder, options, say, frames, progress
-        )
+        job = Job(graph, ready.calibration, options, say, progress)
+        name, built = auto.build(names, job, folder, frames)
         module = backend(name)
         if options.precision != "fp32":
             # kept, so that the engine can be verified and compared wherever it goes
@@ -143,7 +111,7 @@ def build_engine(
             origin = "frames kept back from calibration" if ready.calibration else "frames given"
             parity = _compare(engine, graph, ready.held, origin, labelled, options.max_dice_drop, say)
         write_json(folder / PARITY_FILE, parity)
-        _judge(parity, options.precision, options.max_dice_drop)
+        judge(parity, options.precision, options.max_dice_drop)
         files = {p.name: sha256(p) for p in sorted(folder.iterdir())}
         seconds = round(time.perf_counter() - started, 2)
         sealed = replace(manifest, files=files, build_seconds=seconds)
@@ -175,7 +143,7 @@ def verify_engine(
         held = collect(calib, graph.spec, say=say) if calib else None
         allowed = float(manifest.options.get("max_dice_drop", 0.005))
         parity = _compare(engine, graph, held, "frames given", labelled, allowed, say)
-    _judge(parity, manifest.precision, allowed)
+    judge(parity, manifest.precision, allowed)
     return parity
 
 
@@ -331,7 +299,7 @@ def _compare(
     return parity
 
 
-def _judge(parity: dict[str, Any], precision: Precision, allowed: float) -> None:
+def judge(parity: dict[str, Any], precision: Precision, allowed: float) -> None:
     if not parity["agreement"] >= 1 - allowed:
         worst = ", ".join(f"{row['image']} ({row['agreement']:.3f})" for row in parity["per_image"][:3])
         raise VerdictNo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from engines.base import BaseEngine
 from engines.device import cpu_device, cpu_mismatch, physical_cores, same_minor
+from engines.options import Job
 from ssmt_edge.errors import CalibrationError, EngineError
-from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
+from ssmt_edge.spec import Device, EngineManifest, ModelSpec
 
 if TYPE_CHECKING:  # building needs onnx, running does not
-    from engines.build import BuildOptions
-    from engines.calibrate import Calibration
     from engines.graph import Graph
 
 MODEL_FILE = "model.onnx"
@@ -62,15 +61,7 @@ def mismatch(manifest: EngineManifest) -> str | None:
     return f"was built with {manifest.backend} {manifest.backend_version}, here is {version()}"
 
 
-def build(
-    graph: Graph,
-    precision: Precision,
-    calibration: Calibration | None,
-    folder: Path,
-    options: BuildOptions,
-    say: Callable[[str], None],
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, Any]:
+def build(job: Job, folder: Path) -> dict[str, Any]:
     """Writes `model.onnx` for this CPU; precisions in REFUSES never get here.
 
     Raises:
@@ -80,11 +71,11 @@ def build(
 
     from engines.precision import quantise_for_cpu
 
-    model = graph.model
-    if precision == "int8":
-        if calibration is None:
+    model = job.graph.model
+    if job.precision == "int8":
+        if job.calibration is None:
             raise CalibrationError("an int8 engine needs calibration ranges; give frames of ultrasound")
-        model = quantise_for_cpu(graph, calibration, cpu_device().instruction_set)
+        model = quantise_for_cpu(job.graph, job.calibration, cpu_device().instruction_set)
     onnx.save(model, str(folder / MODEL_FILE))
     return {}
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -13,13 +12,9 @@ from numpy.typing import NDArray
 from engines.base import BaseEngine
 from engines.device import gpus, same_minor
 from engines.onnxruntime_cpu import MODEL_FILE, session_options
+from engines.options import Job
 from ssmt_edge.errors import BackendUnavailable, CalibrationError, EngineError
-from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
-
-if TYPE_CHECKING:  # building needs onnx, running does not
-    from engines.build import BuildOptions
-    from engines.calibrate import Calibration
-    from engines.graph import Graph
+from ssmt_edge.spec import Device, EngineManifest, ModelSpec
 
 PROVIDER = "CUDAExecutionProvider"
 REFUSES: dict[str, str] = {
@@ -133,15 +128,7 @@ def mismatch(manifest: EngineManifest) -> str | None:
     return f"was built with {manifest.backend} {manifest.backend_version}, here is {here}"
 
 
-def build(
-    graph: Graph,
-    precision: Precision,
-    calibration: Calibration | None,
-    folder: Path,
-    options: BuildOptions,
-    say: Callable[[str], None],
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, Any]:
+def build(job: Job, folder: Path) -> dict[str, Any]:
     """Writes `model.onnx`; precisions in REFUSES never get here.
 
     Raises:
@@ -151,11 +138,11 @@ def build(
 
     from engines.precision import emit_half
 
-    model = graph.model
-    if precision == "fp16":
-        if calibration is None:
+    model = job.graph.model
+    if job.precision == "fp16":
+        if job.calibration is None:
             raise CalibrationError("an fp16 engine needs measured ranges; give frames of ultrasound")
-        model = emit_half(graph, calibration)
+        model = emit_half(job.graph, job.calibration)
     onnx.save(model, str(folder / MODEL_FILE))
     return {}
 

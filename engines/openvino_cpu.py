@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +13,9 @@ from engines import onnxruntime_cpu
 from engines.base import BaseEngine
 from engines.device import cpu_device, cpu_mismatch, physical_cores, same_minor
 from engines.onnxruntime_cpu import MODEL_FILE
+from engines.options import Job
 from ssmt_edge.errors import BackendUnavailable, EngineError
-from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
-
-if TYPE_CHECKING:  # building needs onnx, running does not
-    from engines.build import BuildOptions
-    from engines.calibrate import Calibration
-    from engines.graph import Graph
+from ssmt_edge.spec import Device, EngineManifest, ModelSpec
 
 REFUSES = onnxruntime_cpu.REFUSES
 
@@ -100,21 +95,13 @@ def mismatch(manifest: EngineManifest) -> str | None:
     return f"was built with {manifest.backend} {manifest.backend_version}, here is {version()}"
 
 
-def build(
-    graph: Graph,
-    precision: Precision,
-    calibration: Calibration | None,
-    folder: Path,
-    options: BuildOptions,
-    say: Callable[[str], None],
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, Any]:
+def build(job: Job, folder: Path) -> dict[str, Any]:
     """Writes the same `model.onnx` as the backend `onnxruntime`, as `engines.auto` relies on; raises what that does."""
     # Other INT8 emissions were measured: median ms and agreement with FP32 on DDTI val, ssmt-lite on one thread of a
     # Zen 4 with VNNI, before `_resize_by_products`. This one 10.2 and 0.9958; without Relu, Concat and Resize 10.3 and
     # 0.9929; with residual adds 10.3 and 0.9943; unsigned symmetric 11.0 and 0.9917; signed symmetric 9.9 and 0.9439;
     # with the products of attention 10.5 and 0.9893.
-    return onnxruntime_cpu.build(graph, precision, calibration, folder, options, say)
+    return onnxruntime_cpu.build(job, folder)
 
 
 def open(folder: Path, manifest: EngineManifest, threads: int | None = None) -> OpenVinoEngine:

@@ -1,11 +1,23 @@
-"""What can be asked of the TensorRT builder; here so that the options can be named where TensorRT is not installed."""
+"""What can be asked of a build, and what a backend gets to build from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ssmt_edge.errors import UsageError
+from ssmt_edge.spec import Precision
+
+if TYPE_CHECKING:  # options can be named where the libraries behind these are not installed
+    from engines.calibrate import Calibration
+    from engines.graph import Graph
+
+Say = Callable[[str], None]
+"""receives progress lines"""
+Progress = Callable[[str, int, int], None]
+"""receives what is being done, how much of it is done, and how much there is"""
 
 TACTIC_SOURCES = ("cublas", "cublas-lt", "cudnn", "edge-mask-convolutions", "jit-convolutions")
 
@@ -42,3 +54,48 @@ class TensorRtOptions:
             raise UsageError(f"tactic source {sorted(unknown)[0]!r}, expected some of {', '.join(TACTIC_SOURCES)}")
         if self.dla is not None and self.dla < 0:
             raise UsageError(f"DLA core {self.dla}, expected 0 or above")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What was asked for; kept in the manifest so that a build can be repeated."""
+
+    precision: Precision
+    backend: str = "auto"
+    calib: Path | None = None
+    """folder, video or DICOM file of ultrasound, or a `calibration.json` of the same checkpoint"""
+    calib_frames: int = 256
+    """at most so many frames, evenly spread"""
+    max_dice_drop: float = 0.005
+    with_gland: bool = False
+    """only when exporting from a checkpoint"""
+    calib_method: str = "auto"
+    """of `calibrate.METHODS`, or `auto`: whichever agrees best with FP32 on trial frames"""
+    sensitivity: bool = False
+    """int8: rank all layers, and keep the fewest out of INT8 such that the gate holds"""
+    tensorrt: TensorRtOptions = field(default_factory=TensorRtOptions)
+    """what only that backend takes"""
+
+    def recorded(self, source: Path) -> dict[str, Any]:
+        """The options as the command line takes them, by name: what `rebuild_command` repeats."""
+        values = {**vars(self), **vars(self.tensorrt), "source": source}
+        del values["tensorrt"], values["precision"], values["backend"]
+        listed = {name: ",".join(map(str, v)) or "none" if isinstance(v, tuple) else v for name, v in values.items()}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in listed.items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a backend builds from."""
+
+    graph: Graph
+    """FP32"""
+    calibration: Calibration | None
+    """ranges of its tensors; None for fp32"""
+    options: BuildOptions
+    say: Say = lambda line: None
+    progress: Progress = lambda what, done, total: None
+
+    @property
+    def precision(self) -> Precision:
+        return self.options.precision

@@ -95,7 +95,8 @@ def tiny_graph(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def fp32_engine(tiny_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Engine folder of `tiny_graph`; copy it before changing it."""
-    from engines.build import BuildOptions, build_engine
+    from engines.build import build_engine
+    from engines.options import BuildOptions
 
     out = tmp_path_factory.mktemp("fp32") / "engine"
     build_engine(tiny_graph, out, BuildOptions("fp32", backend="onnxruntime"))
@@ -105,7 +106,8 @@ def fp32_engine(tiny_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def int8_engine(tiny_graph: Path, calib_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """INT8 engine folder of `tiny_graph`, calibrated on `calib_folder`; copy it before changing it."""
-    from engines.build import BuildOptions, build_engine
+    from engines.build import build_engine
+    from engines.options import BuildOptions
 
     out = tmp_path_factory.mktemp("int8") / "engine"
     # random weights lose more to rounding than trained ones

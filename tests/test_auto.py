@@ -13,9 +13,9 @@ from fakes import BrightEngine
 pytest.importorskip("onnx")
 
 from engines import auto, backend, onnxruntime_cpu, onnxruntime_cuda, openvino_cpu, tensorrt_gpu
-from engines.build import BuildOptions
 from engines.calibrate import collect, measure_ranges
 from engines.graph import Graph, load_graph
+from engines.options import BuildOptions, Job
 from ssmt_edge.errors import BackendUnavailable, EngineError, UsageError
 
 BOTH = ["onnxruntime", "openvino"]
@@ -78,7 +78,7 @@ def test_fp16_without_a_gpu_says_what_is_missing(machine: Any) -> None:
 
 def test_one_candidate_is_taken_and_the_other_s_lack_recorded(graph: Graph, machine: Any, tmp_path: Path) -> None:
     machine()
-    name, remarks = auto.build(["onnxruntime"], graph, "fp32", None, tmp_path, BuildOptions("fp32"), quiet)
+    name, remarks = auto.build(["onnxruntime"], Job(graph, None, BuildOptions("fp32")), tmp_path)
     assert name == "onnxruntime" and [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     assert remarks["backend"]["chosen"] == "onnxruntime"
     assert "openvino needs what openvino needs" in remarks["backend"]["because"]
@@ -86,7 +86,7 @@ def test_one_candidate_is_taken_and_the_other_s_lack_recorded(graph: Graph, mach
 
 def test_a_backend_that_was_asked_for_needs_no_reason(graph: Graph, tmp_path: Path) -> None:
     options = BuildOptions("fp32", backend="onnxruntime")
-    assert auto.build(["onnxruntime"], graph, "fp32", None, tmp_path, options, quiet) == ("onnxruntime", {})
+    assert auto.build(["onnxruntime"], Job(graph, None, options), tmp_path) == ("onnxruntime", {})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -98,9 +98,8 @@ def test_both_are_measured_on_what_was_built(
     samples = collect(calib_folder, graph.spec)
     calibration = measure_ranges(graph, samples, "here") if precision == "int8" else None
     said: list[str] = []
-    name, remarks = auto.build(
-        BOTH, graph, precision, calibration, tmp_path, BuildOptions(precision), said.append, samples.frames
-    )
+    job = Job(graph, calibration, BuildOptions(precision), said.append)
+    name, remarks = auto.build(BOTH, job, tmp_path, samples.frames)
     found = remarks["backend"]
     assert name == found["chosen"] and found["because"] == "measured" and "failed" not in found
     assert list(found["median_ms"]) == BOTH and all(ms > 0 for ms in found["median_ms"].values())
@@ -120,7 +119,7 @@ def test_the_faster_one_is_taken(
     for module, name in ((onnxruntime_cpu, "onnxruntime"), (openvino_cpu, "openvino")):
         opened[name] = BrightEngine(graph.spec, 0.012 if name == slow else 0.004)
         monkeypatch.setattr(module, "open_model", lambda *_, name=name: opened[name])
-    name, remarks = auto.build(BOTH, graph, "fp32", None, tmp_path, BuildOptions("fp32"), quiet)
+    name, remarks = auto.build(BOTH, Job(graph, None, BuildOptions("fp32")), tmp_path)
     assert name == expected
     times = remarks["backend"]["median_ms"]
     assert times[slow] > 11 and 3 < times[expected] < times[slow]
@@ -152,24 +151,24 @@ def test_a_backend_that_cannot_open_the_file_is_left_out(
 
     monkeypatch.setattr(auto, "SECONDS", 0.1)
     monkeypatch.setattr(openvino_cpu, "open_model", refuse)
-    name, remarks = auto.build(BOTH, graph, "fp32", None, tmp_path, BuildOptions("fp32"), quiet)
+    name, remarks = auto.build(BOTH, Job(graph, None, BuildOptions("fp32")), tmp_path)
     assert name == "onnxruntime"
     assert remarks["backend"]["failed"] == {"openvino": "an operator is not supported"}
     monkeypatch.setattr(onnxruntime_cpu, "open_model", refuse)
     with pytest.raises(EngineError, match="not supported; an operator"):
-        auto.build(BOTH, graph, "fp32", None, tmp_path, BuildOptions("fp32"), quiet)
+        auto.build(BOTH, Job(graph, None, BuildOptions("fp32")), tmp_path)
 
 
 def test_it_works_where_torch_is_not_installed(tiny_graph: Path, tmp_path: Path) -> None:
     before = f"""
 from pathlib import Path
 from engines import auto
-from engines.build import BuildOptions
+from engines.options import BuildOptions, Job
 from engines.graph import load_graph
 auto.SECONDS = 0.0
 graph = load_graph(Path({str(tiny_graph)!r}))
 names = auto.candidates("auto", "fp32")
-name, remarks = auto.build(names, graph, "fp32", None, Path({str(tmp_path)!r}), BuildOptions("fp32"), print)
+name, remarks = auto.build(names, Job(graph, None, BuildOptions("fp32"), print), Path({str(tmp_path)!r}))
 assert name in names and remarks["backend"]["chosen"] == name
 """
     answer = in_subprocess("--help", before=WITHOUT_TORCH + before)

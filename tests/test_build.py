@@ -19,7 +19,7 @@ from onnx import numpy_helper  # noqa: E402
 
 from engines import build as building  # noqa: E402
 from engines import open_engine, read_manifest  # noqa: E402
-from engines.build import BuildOptions, build_engine, verify_engine  # noqa: E402
+from engines.build import build_engine, verify_engine  # noqa: E402
 from engines.calibrate import (  # noqa: E402
     HELD_BACK,
     Samples,
@@ -30,6 +30,7 @@ from engines.calibrate import (  # noqa: E402
 )
 from engines.graph import Graph, load_graph, round_weights, save_graph  # noqa: E402
 from engines.onnxruntime_cpu import open_graph  # noqa: E402
+from engines.options import BuildOptions  # noqa: E402
 from engines.parity import agreement, infer_all, max_difference, phantom_frames  # noqa: E402
 from engines.precision import quantise_for_cpu  # noqa: E402
 from ssmt_edge.dataset import load_samples, read_gray  # noqa: E402

@@ -6,14 +6,17 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import Cli
 
 import engines
 from engines import BACKENDS, backend, open_engine, read_manifest
+from engines.options import BuildOptions, TensorRtOptions
 from engines.tensorrt_gpu import missing
 from ssmt_edge.errors import BackendUnavailable, EngineError, EngineMismatch, UsageError
 from ssmt_edge.files import sha256
@@ -184,3 +187,36 @@ def test_the_command_that_rebuilds_is_one_that_a_shell_takes(int8_engine: Path) 
     words = shlex.split(engines.rebuild_command(Path("my engine"), read_manifest(int8_engine)).partition(": ")[2])
     assert words[:2] == ["ssmt-edge", "build-engine"] and "my engine" in words
     assert words[words.index("--precision") + 1] == "int8" and "--calib" in words and "--max-dice-drop" in words
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        BuildOptions("fp32", "onnxruntime"),
+        BuildOptions(
+            "int8", "tensorrt", Path("my frames"), 64, 0.01, calib_method="entropy", sensitivity=True,
+            tensorrt=TensorRtOptions(
+                (1, 2, 8), 512, Path("timings"), 0, version_compatible=True, hardware_compatible=True,
+                tactic_sources=(), dla=0,
+            ),
+        ),
+        BuildOptions("fp16", "tensorrt", tensorrt=TensorRtOptions(tactic_sources=("cublas", "jit-convolutions"))),
+    ],
+)  # fmt: skip
+def test_the_command_that_rebuilds_asks_for_the_same(
+    cli: Cli, int8_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: BuildOptions
+) -> None:
+    manifest = replace(
+        read_manifest(int8_engine),
+        precision=options.precision,
+        backend=options.backend,
+        options=options.recorded(Path("net.onnx")),
+    )
+    manifest = EngineManifest.from_dict(json.loads(json.dumps(manifest.to_dict())))  # as it is read from its file
+    asked: list[Any] = []
+    monkeypatch.setattr("engines.build.build_engine", lambda *given: asked.append(given) or manifest)
+    words = shlex.split(engines.rebuild_command(tmp_path / "e", manifest).partition(": ")[2])
+    answer = cli(*words[1:])
+    assert answer.code == 0, answer.err
+    source, out, found, *_ = asked[0]
+    assert (source, out, found) == (Path("net.onnx"), tmp_path / "e", options)

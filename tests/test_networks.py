@@ -206,8 +206,9 @@ def test_engines_agree_with_pytorch(
     name: str, calib_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxscript")
-    from engines.build import BuildOptions, build_engine
+    from engines.build import build_engine
     from engines.export import export
+    from engines.options import BuildOptions
 
     monkeypatch.setitem(NETWORKS, name, SMALL[name])
     network, _, _ = trained(name, 40)

@@ -12,10 +12,10 @@ pytest.importorskip("onnx")
 
 from engines import onnxruntime_cuda, open_engine, read_manifest
 from engines.auto import candidates
-from engines.build import BuildOptions
 from engines.calibrate import collect, measure_ranges
 from engines.graph import load_graph
 from engines.onnxruntime_cuda import BoundEngine, missing
+from engines.options import BuildOptions, Job
 from engines.parity import max_difference, phantom_frames
 from ssmt_edge.errors import BackendUnavailable, CalibrationError, EngineError, UsageError
 from ssmt_edge.spec import Device
@@ -109,7 +109,7 @@ def test_int8_is_refused_with_what_to_use_and_fp16_is_half_precision(
     graph = load_graph(tiny_graph)
 
     def build(precision: Any, calibration: Any) -> None:
-        onnxruntime_cuda.build(graph, precision, calibration, tmp_path, BuildOptions(precision), lambda line: None)
+        onnxruntime_cuda.build(Job(graph, calibration, BuildOptions(precision)), tmp_path)
 
     with pytest.raises(UsageError, match=r"does not fuse quantisation.*use fp16, or --backend tensorrt"):
         candidates("onnxruntime-cuda", "int8")

@@ -19,9 +19,10 @@ import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
 from engines import backend, device, open_engine, openvino_cpu, read_manifest  # noqa: E402
-from engines.build import BuildOptions, build_engine  # noqa: E402
+from engines.build import build_engine  # noqa: E402
 from engines.graph import load_graph  # noqa: E402
 from engines.onnxruntime_cpu import open_graph  # noqa: E402
+from engines.options import BuildOptions  # noqa: E402
 from engines.parity import infer_all, max_difference, phantom_frames  # noqa: E402
 from ssmt_edge.errors import BackendUnavailable, EngineError, EngineMismatch, UsageError  # noqa: E402
 from ssmt_edge.files import sha256  # noqa: E402

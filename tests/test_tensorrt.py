@@ -23,8 +23,8 @@ import pytest
 from commands import Cli
 
 from engines import open_engine, tensorrt_gpu
-from engines.build import BuildOptions, build_engine
-from engines.options import TensorRtOptions
+from engines.build import build_engine
+from engines.options import BuildOptions, Job, TensorRtOptions
 from engines.tensorrt_gpu import bindings, cuda, runtime
 from ssmt_edge.errors import BackendUnavailable, EngineError, EngineMismatch, UsageError
 from ssmt_edge.files import sha256
@@ -330,14 +330,14 @@ def test_a_build_writes_plan_layers_and_remarks(backend: Rig, tiny_graph: Path, 
     backend.tape.script.update(backend._network.building(backend.tape))
     options = BuildOptions("fp32", tensorrt=TensorRtOptions(timing_cache=tmp_path / "timings"))
     graph = load_graph(tiny_graph)
-    remarks = tensorrt_gpu.build(graph, "fp32", None, tmp_path, options, lambda line: None)
+    remarks = tensorrt_gpu.build(Job(graph, None, options), tmp_path)
     assert (tmp_path / "model.plan").read_bytes() == b"plan"
     assert json.loads((tmp_path / "layers.json").read_text()) == {"Layers": []}
     assert json.loads(json.dumps(remarks))["batch"] == [1, 1, 4] and remarks["device"]["cuda"] == "12.6"
     assert (tmp_path / "timings" / "orin-nvgpu-sm8.7-tensorrt-8.5.3.1.cache").read_bytes() == b"plan"
     large = replace(options, tensorrt=TensorRtOptions(batch=(1, 1, 8)))
     with pytest.raises(UsageError, match=r"batches of up to 8, .* at most 4; export it with --max-batch 8"):
-        tensorrt_gpu.build(graph, "fp32", None, tmp_path, large, lambda line: None)
+        tensorrt_gpu.build(Job(graph, None, large), tmp_path)
 
 
 def test_a_cache_folder_that_cannot_be_written_does_not_fail_the_build(
@@ -349,7 +349,7 @@ def test_a_cache_folder_that_cannot_be_written_does_not_fail_the_build(
     (tmp_path / "file").write_text("not a folder")
     said: list[str] = []
     options = BuildOptions("fp32", tensorrt=TensorRtOptions(timing_cache=tmp_path / "file"))
-    tensorrt_gpu.build(load_graph(tiny_graph), "fp32", None, tmp_path, options, said.append)
+    tensorrt_gpu.build(Job(load_graph(tiny_graph), None, options, said.append), tmp_path)
     assert any("cannot be written" in line for line in said)
 
 

@@ -16,21 +16,17 @@ from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines import BACKENDS
-from engines.frames import check_frames
+from engines.base import BaseEngine
+from engines.options import Job
 from ssmt_edge import errors
 from ssmt_edge.errors import EngineError, SsmtError
-from ssmt_edge.spec import Device, EngineManifest, ModelSpec, Precision
-
-if TYPE_CHECKING:
-    from engines.build import BuildOptions
-    from engines.calibrate import Calibration
-    from engines.graph import Graph
+from ssmt_edge.spec import Device, EngineManifest, ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0  # seconds that a worker has to end after its last request
@@ -125,22 +121,15 @@ def _named(name: str) -> type[SsmtError]:
     return found if isinstance(found, type) and issubclass(found, SsmtError) else EngineError
 
 
-class RemoteEngine:
+class RemoteEngine(BaseEngine):
     """An engine that a worker has opened under `name`; see `ssmt_edge.spec.Engine`."""
 
     def __init__(self, process: Process, name: str, spec: ModelSpec, max_batch: int) -> None:
-        self._process, self.name, self._spec, self._max_batch = process, name, spec, max_batch
-
-    @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def max_batch(self) -> int:
-        return self._max_batch
+        super().__init__(spec, max_batch)
+        self._process, self.name = process, name
 
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        check_frames(frames, self._spec, self._max_batch)
+        self.check(frames)
         given, found = self._process.file(".npy"), self._process.file(".npz")
         np.save(given, frames)
         self._process.ask("infer", name=self.name, frames=str(given), out=str(found))
@@ -222,30 +211,23 @@ def mismatch(manifest: EngineManifest) -> str | None:
     return found
 
 
-def build(
-    graph: Graph,
-    precision: Precision,
-    calibration: Calibration | None,
-    folder: Path,
-    options: BuildOptions,
-    say: Say,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, Any]:
+def build(job: Job, folder: Path) -> dict[str, Any]:
     """As `engines.tensorrt_gpu.build`: emits here, builds there, without telling how far it is."""
     import onnx
 
     from engines.precision import emit_for_tensorrt
 
     major, minor = (int(part) for part in version().split(".")[:2])
-    model = emit_for_tensorrt(graph, precision, calibration, (major, minor))
+    graph, options = job.graph, job.options.tensorrt
+    model = emit_for_tensorrt(graph, job.precision, job.calibration, (major, minor))
     nodes = [node.name or node.op_type for node in model.graph.node]
     path = _used().file(".onnx")
     onnx.save(model, str(path))
     try:
         return _used().ask(
-            "build", say, model=str(path), nodes=nodes, precision=precision, size=graph.spec.input_size,
-            batch=list(options.tensorrt.batch or (1, 1, graph.max_batch)), folder=str(folder.resolve()),
-            options=asdict(options.tensorrt) | {"timing_cache": _path(options.tensorrt.timing_cache), "batch": None},
+            "build", job.say, model=str(path), nodes=nodes, precision=job.precision, size=graph.spec.input_size,
+            batch=list(options.batch or (1, 1, graph.max_batch)), folder=str(folder.resolve()),
+            options=asdict(options) | {"timing_cache": _path(options.timing_cache), "batch": None},
         )  # fmt: skip
     finally:
         path.unlink()

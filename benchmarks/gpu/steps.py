@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks.gpu import remote
 from engines import MANIFEST_FILE, read_manifest
-from engines.build import CALIBRATION_FILE, BuildOptions, build_engine
+from engines.build import CALIBRATION_FILE, PARITY_FILE, build_engine, judge
 from engines.calibrate import load_calibration
 from engines.graph import Graph, load_graph
-from engines.options import TensorRtOptions
+from engines.options import BuildOptions, Job, TensorRtOptions
 from ssmt_edge.dataset import load_samples
 from ssmt_edge.errors import EngineError, ExportError, SsmtError, VerdictNo
 from ssmt_edge.files import replacing_folder, sha256, write_json
@@ -120,7 +120,8 @@ def _fits(folder: Path) -> bool:
 def _gated(
     network: Network, precision: Precision, settings: Settings, labelled: list[Sample], say: Say
 ) -> dict[str, Any]:
-    """An engine for batch 1 through all gates. One that they refuse is built once more beside it, to be measured."""
+    """An engine for batch 1, and the gate's verdict. The gate stays open while building: what it refuses is measured,
+    too, and its row says so."""
     # TensorRT 8 takes kernels of cuBLAS and cuDNN of its day, 1.5 GB that are hardly installed beside today's PyTorch
     old = int(remote.version().split(".")[0]) < 10
     options = BuildOptions(
@@ -128,22 +129,22 @@ def _gated(
         backend="tensorrt",
         calib=settings.data,
         calib_frames=settings.calib_frames if precision != "fp32" else min(settings.calib_frames, FP32_FRAMES),
-        max_dice_drop=settings.max_dice_drop,
+        max_dice_drop=1.0,
         tensorrt=TensorRtOptions(
             batch=(1, 1, 1),
             timing_cache=settings.out / "caches" / "timing",
             tactic_sources=() if old else None,
         ),
     )
-    source = network.folder / GRAPH_FILE
+    folder = network.folder / precision
+    build_engine(network.folder / GRAPH_FILE, folder, options, labelled, say)
+    refused = None
     try:
-        build_engine(source, network.folder / precision, options, labelled, say)
-        return {"folder": precision, "refused": None, "failed": None}
+        judge(json.loads((folder / PARITY_FILE).read_text(encoding="utf-8")), precision, settings.max_dice_drop)
     except VerdictNo as verdict:
-        say(str(verdict))
-        name = f"{precision}-refused"
-        build_engine(source, network.folder / name, replace(options, max_dice_drop=1.0), labelled, say)
-        return {"folder": name, "refused": str(verdict), "failed": None}
+        say(f"{folder}: {verdict}")
+        refused = str(verdict)
+    return {"folder": precision, "refused": refused, "failed": None}
 
 
 def _tuned(network: Network, graph: Graph, precision: Precision, batch: int, say: Say) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _tuned(network: Network, graph: Graph, precision: Precision, batch: int, say
     )
     name = f"{precision}-batch{batch}"
     with replacing_folder(network.folder / name) as part:
-        remarks = remote.build(graph, precision, calibration, part, options, say)
+        remarks = remote.build(Job(graph, calibration, options, say), part)
         files = {path.name: sha256(path) for path in sorted(part.iterdir())}
         tuned = replace(
             manifest, files=files, max_batch=batch, backend_version=remote.version(), remarks=manifest.remarks | remarks

@@ -54,13 +54,8 @@ def _other(env: dict[str, Any], tensorrt: dict[str, Any]) -> str:
 def _gates(gates: Sequence[dict[str, Any]]) -> list[str]:
     rows = []
     for gate in gates:
-        verdict = (
-            f"failed: {gate['failed']}"
-            if gate["failed"]
-            else f"refused: {gate['refused']}"
-            if gate["refused"]
-            else "passed"
-        )
+        failed, refused = (str(gate[key] or "").partition(";")[0] for key in ("failed", "refused"))
+        verdict = f"failed: {failed}" if failed else f"refused: {refused}" if refused else "passed"
         cells = ["-"] * 6
         if "dice" in gate:
             size = f"{gate['plan_bytes'] / 2**20:.1f}" if gate["plan_bytes"] else "-"

@@ -25,10 +25,7 @@ from ssmt_edge.files import replacing
 from ssmt_edge.spec import Device, EngineManifest, Precision
 
 if TYPE_CHECKING:
-    from engines.build import BuildOptions
-    from engines.calibrate import Calibration
-    from engines.graph import Graph
-    from engines.options import TensorRtOptions
+    from engines.options import Job, TensorRtOptions
     from engines.tensorrt_gpu.runtime import TensorRtEngine
 
 REFUSES: dict[str, str] = {}
@@ -83,15 +80,7 @@ def _version_fits(manifest: EngineManifest, here: str) -> bool:
     return manifest.backend_version == here
 
 
-def build(
-    graph: Graph,
-    precision: Precision,
-    calibration: Calibration | None,
-    folder: Path,
-    options: BuildOptions,
-    say: Callable[[str], None],
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> dict[str, Any]:
+def build(job: Job, folder: Path) -> dict[str, Any]:
     """Writes `model.plan`, raw as trtexec takes it, and `layers.json`, what the inspector tells of every layer.
 
     Raises:
@@ -105,20 +94,21 @@ def build(
 
     from engines.precision import emit_for_tensorrt
 
-    batch = options.tensorrt.batch or (1, 1, 1 if options.tensorrt.dla is not None else graph.max_batch)
+    graph, options = job.graph, job.options.tensorrt
+    batch = options.batch or (1, 1, 1 if options.dla is not None else graph.max_batch)
     if batch[2] > graph.max_batch:
         raise UsageError(
             f"batches of up to {batch[2]}, but the graph was exported for at most {graph.max_batch}; export it with "
             f"--max-batch {batch[2]}"
         )
-    model = emit_for_tensorrt(graph, precision, calibration, b.numbers(version())[:2])
+    model = emit_for_tensorrt(graph, job.precision, job.calibration, b.numbers(version())[:2])
     nodes = [node.name or node.op_type for node in model.graph.node]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx.save(model, str(path))
         return build_file(
-            path, nodes=nodes, precision=precision, size=graph.spec.input_size, batch=batch, folder=folder,
-            options=options.tensorrt, say=say, progress=progress,
+            path, nodes=nodes, precision=job.precision, size=graph.spec.input_size, batch=batch, folder=folder,
+            options=options, say=job.say, progress=job.progress,
         )  # fmt: skip
 
 

@@ -113,9 +113,8 @@ def build_engine(
     if precision not in ("fp32", "fp16", "int8"):
         raise UsageError(f"--precision {precision!r}, expected fp32, fp16 or int8")
     with needs("engines"):
-        from engines.build import BuildOptions
         from engines.build import build_engine as build
-        from engines.options import TensorRtOptions
+        from engines.options import BuildOptions, TensorRtOptions
 
         options = BuildOptions(
             precision=cast("Precision", precision),

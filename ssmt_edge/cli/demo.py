@@ -34,7 +34,8 @@ def demo(
     say("1 of 3: an INT8 engine for this processor, from the shipped weights and their calibration ranges")
     with needs("engines"), needs("benchmarks"):
         from benchmarks import run_bench, write_reports
-        from engines.build import BuildOptions, build_engine
+        from engines.build import build_engine
+        from engines.options import BuildOptions
 
         build_engine(weights.ONNX, engine, BuildOptions("int8", calib=weights.CALIBRATION), say=say)
         say(f"2 of 3: {Path(cine).name} through the engine")
