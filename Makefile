@@ -25,8 +25,9 @@ INSTALL := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c 
 demo: .venv/.demo
 	$(BIN)/ssmt-edge demo --out out/demo
 
+# a process a core, each file in one of them; one thread in each, or they would fight for the cores
 test: .venv/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -169,14 +169,17 @@ def test_the_shipped_network_lowered() -> None:
     same_lowered(load_graph(ONNX))
 
 
-def test_the_shipped_network_in_int8_lowered() -> None:
+@pytest.mark.parametrize(("version", "opset"), [((8, 5), 17), ((10, 3), 20), ((10, 13), 20), ((11, 4), 20)])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_shipped_network_as_each_tensorrt_takes_it(version: tuple[int, int], opset: int, precision: Any) -> None:
     from engines.calibrate import load_calibration
     from engines.precision import emit_for_tensorrt
 
     graph = load_graph(ONNX)
-    emitted = emit_for_tensorrt(graph, "int8", load_calibration(CALIBRATION, graph.checkpoint_sha256), (8, 5))
-    assert [o.version for o in emitted.opset_import if not o.domain] == [17]
-    assert sum(n.op_type == "QuantizeLinear" for n in emitted.graph.node) > 20
+    calibration = load_calibration(CALIBRATION, graph.checkpoint_sha256)
+    emitted = emit_for_tensorrt(graph, precision, calibration, version)  # its rules are checked on the way
+    assert [o.version for o in emitted.opset_import if not o.domain] == [opset]
+    assert (sum(n.op_type == "QuantizeLinear" for n in emitted.graph.node) > 20) == (precision == "int8")
     frames = phantom_frames(graph.spec, 2, seed=5)
     with open_graph(graph) as reference, open_graph(replace(graph, model=emitted)) as engine:
         expected, found = (e.infer(frames)["nodule"] > 127 for e in (reference, engine))
