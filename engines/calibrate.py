@@ -70,6 +70,8 @@ class Calibration:
     """lowest and highest value of each FP32 tensor, by its name in the graph"""
     clipped: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     """by method other than minmax: ranges of the tensors around layers, without their rarest values"""
+    synthetic: bool = False
+    """measured on phantoms: good enough for fp16, never for int8"""
     kept: tuple[str, ...] = ()
     """layers that INT8 leaves alone, see `engines.sensitivity`"""
     version: int = VERSION
@@ -124,6 +126,8 @@ def collect(path: Path, spec: ModelSpec, most: int = 256, say: Say = lambda line
     Raises:
         CalibrationError: nothing there, unreadable, or fewer than 8 distinct frames.
     """
+    if path.suffix == ".json":
+        raise CalibrationError(f"{path} holds ranges, no frames; give a folder, video or DICOM file of ultrasound")
     if not path.exists():
         raise CalibrationError(f"{path} does not exist; --calib needs a folder, video or DICOM file of ultrasound")
     frames: list[Gray] = []

@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks.gpu import remote
 from engines import MANIFEST_FILE, read_manifest
-from engines.build import CALIBRATION_FILE, PARITY_FILE, build_engine, judge
+from engines.build import CALIBRATION_FILE, PARITY_FILE, build_engine
 from engines.calibrate import load_calibration
+from engines.gate import judge
 from engines.graph import Graph, load_graph
 from engines.options import BuildOptions, Job, TensorRtOptions
 from ssmt_edge.dataset import load_samples
@@ -140,7 +141,7 @@ def _gated(
     build_engine(network.folder / GRAPH_FILE, folder, options, labelled, say)
     refused = None
     try:
-        judge(json.loads((folder / PARITY_FILE).read_text(encoding="utf-8")), precision, settings.max_dice_drop)
+        judge(json.loads((folder / PARITY_FILE).read_text(encoding="utf-8")), precision, 1 - settings.max_dice_drop)
     except VerdictNo as verdict:
         say(f"{folder}: {verdict}")
         refused = str(verdict)

@@ -8,12 +8,14 @@ quantised they cost accuracy (quantised residual adds alone ruin a ViT).
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -22,7 +24,7 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from engines.calibrate import Calibration
 from engines.graph import Graph
 from engines.precision.places import LAYERS, heads, stems
-from engines.tensors import annotated
+from engines.tensors import Links, annotated
 from ssmt_edge.errors import CalibrationError
 
 # On a CPU, Relu belongs to its layer: the range that counts is the one behind it, without the negative half. Concat,
@@ -115,7 +117,13 @@ def _quantise(
     options: dict[str, Any],
 ) -> onnx.ModelProto:
     ranges = calibration.chosen()
-    layers = [name for name in quantisable(graph.model) if name not in calibration.kept]
+    may = quantisable(graph.model)
+    if foreign := [name for name in calibration.kept if name not in may]:
+        raise CalibrationError(
+            f"the calibration keeps the layer {foreign[0]!r} out of INT8, which this graph does not have; it was made "
+            "for another export; calibrate on frames again"
+        )
+    layers = [name for name in may if name not in calibration.kept]
     by_name = {n.name: n for n in graph.model.graph.node}
     needed = {t for name in layers for t in (by_name[name].input[0], by_name[name].output[0])}
     if lacking := sorted(needed - set(ranges)):
@@ -125,6 +133,7 @@ def _quantise(
         )
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     model = annotated(graph.model)
+    _own_constants(model, set(layers))
     add_infer_metadata(model)  # or the quantizer writes the model to a file and infers shapes once more
     quantiser = QDQQuantizer(
         model,
@@ -140,10 +149,45 @@ def _quantise(
     )
     with _quiet():
         quantiser.quantize_model()
+    _spare_others(quantiser.model.model, {*layers, *movers})
     quantiser.model.topological_sort()  # it appends its pairs at the end
     quantised: onnx.ModelProto = quantiser.model.model
     del quantised.metadata_props[:]
     return quantised
+
+
+def _own_constants(model: onnx.ModelProto, layers: set[str]) -> None:
+    """Gives every quantised layer weights of its own: the quantizer changes a tensor for all that read it, and a head
+    may share its weights with an earlier layer."""
+    constants = {t.name: t for t in model.graph.initializer}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if node.name in layers and place > 0 and name in constants and readers[name] > 1:
+                own = TensorProto()
+                own.CopyFrom(constants[name])
+                own.name = node.input[place] = f"{name}_of_{node.name}"
+                model.graph.initializer.append(own)
+
+
+def _spare_others(model: onnx.ModelProto, quantised: set[str]) -> None:
+    """Lets nodes that are not quantised read the float tensor itself where one is made: the quantizer gives them the
+    rounded one of the pair, too."""
+    links = Links(model)
+    original = {
+        output: links.makers[node.input[0]].input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in links.makers
+        for output in node.output
+    }
+    for node in model.graph.node:
+        if node.name in quantised or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        for place, name in enumerate(node.input):
+            source = links.makers.get(original.get(name, ""))
+            # behind a quantised layer only the rounded tensor exists, once the layer and its pair are one kernel
+            if source is not None and source.name not in quantised:
+                node.input[place] = original[name]
 
 
 @contextmanager
