@@ -88,6 +88,10 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         raise UsageError(f"threads is {threads}, expected 1 to {cores}, the cores that this process may use")
     manifest = read_manifest(folder)
     again = rebuild_command(folder, manifest)
+    if manifest.backend not in BACKENDS:
+        raise EngineMismatch(
+            f"{folder} is for the backend {manifest.backend!r}, known are {', '.join(BACKENDS)}; {again}"
+        )
     check_files(folder, manifest)
     module = backend(manifest.backend)
     if difference := module.mismatch(manifest):
@@ -114,7 +118,7 @@ def check_files(folder: Path, manifest: EngineManifest) -> None:
 def rebuild_command(folder: Path, manifest: EngineManifest | None = None) -> str:
     """The command that builds an engine again, for messages."""
     if manifest is None:
-        return f"rebuild it: ssmt-edge build-engine CHECKPOINT_OR_ONNX --out {folder} --precision fp32|int8"
+        return f"rebuild it: ssmt-edge build-engine CHECKPOINT_OR_ONNX --out {folder} --precision fp32|fp16|int8"
     words = [
         "ssmt-edge",
         "build-engine",

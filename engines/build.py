@@ -151,9 +151,7 @@ def _check_options(options: BuildOptions, out: Path) -> None:
     if ranges_only and options.sensitivity:
         raise UsageError(f"--sensitivity measures on frames, {options.calib} holds ranges only; give frames as --calib")
     if ranges_only and options.precision == "fp32":
-        raise UsageError(
-            f"fp32 needs no ranges, and {options.calib} holds no frames to compare on; leave it out"
-        )
+        raise UsageError(f"fp32 needs no ranges, and {options.calib} holds no frames to compare on; leave it out")
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not an engine folder; give another --out")
 

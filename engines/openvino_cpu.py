@@ -77,6 +77,10 @@ class OpenVinoEngine(BaseEngine):
 def missing() -> list[str]:
     if importlib.util.find_spec("openvino") is None:
         return ["the Python package openvino (pip install 'ssmt-edge[openvino]')"]
+    try:
+        import openvino  # noqa: F401
+    except Exception as error:  # a missing library, a clash of versions
+        return [f"an openvino that works: it is installed but broken ({_line(error)}); install it again"]
     return []
 
 
@@ -123,10 +127,8 @@ def _library() -> Any:
     """OpenVINO, imported when first needed: it takes a good part of a second."""
     if lacks := missing():
         raise BackendUnavailable(f"OpenVINO needs {lacks[0]}; or use --backend onnxruntime")
-    try:
-        import openvino
-    except ImportError as error:
-        raise BackendUnavailable(f"OpenVINO is installed but broken ({_line(error)}); install it again") from None
+    import openvino
+
     return openvino
 
 

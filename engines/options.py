@@ -67,6 +67,9 @@ class BuildOptions:
     calib_frames: int = 256
     """at most so many frames, evenly spread"""
     max_dice_drop: float = 0.005
+    data: Path | None = None
+    """what labelled frames for the gate were read from, for the record"""
+    split: str = "val"
     with_gland: bool = False
     """only when exporting from a checkpoint"""
     calib_method: str = "auto"
@@ -80,6 +83,8 @@ class BuildOptions:
         """The options as the command line takes them, by name: what `rebuild_command` repeats."""
         values = {**vars(self), **vars(self.tensorrt), "source": source}
         del values["tensorrt"], values["precision"], values["backend"]
+        if self.data is None:
+            del values["split"]
         listed = {name: ",".join(map(str, v)) or "none" if isinstance(v, tuple) else v for name, v in values.items()}
         return {name: str(v) if isinstance(v, Path) else v for name, v in listed.items()}
 

@@ -67,7 +67,9 @@ def check_rules(model: ModelProto, version: Version) -> None:
     """
     if found := violations(model, version):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise ExportError(f"TensorRT {version[0]}.{version[1]} cannot take this graph: {found[0]}{more}")
+        raise ExportError(
+            f"TensorRT {version[0]}.{version[1]} cannot take this graph: {found[0]}{more}; export it again"
+        )
 
 
 def violations(model: ModelProto, version: Version) -> list[str]:

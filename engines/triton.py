@@ -38,21 +38,30 @@ def write_triton(folder: Path, out: Path, name: str) -> Path:
         UsageError: a name that Triton cannot have, or an entry of that name that is not ours.
         EngineError: the engine folder is damaged.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name a Triton model; expected letters, digits, '_', '-' and '.'")
+    check_entry(folder, out, name)
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     file = "model.plan" if manifest.backend == "tensorrt" else "model.onnx"
     if file not in manifest.files:
         raise EngineError(f"{folder} holds no {file}, which an engine for {manifest.backend} has; build it again")
     entry = out / name
-    if entry.exists() and not _is_ours(entry):
-        raise UsageError(f"{entry} exists and was not written by ssmt-edge alone; give another name or move it away")
     with replacing_folder(entry) as part:
         (part / VERSION).mkdir()
         shutil.copyfile(folder / file, part / VERSION / file)
         (part / CONFIG_FILE).write_text(_config(manifest, name, file), encoding="ascii")
     return entry
+
+
+def check_entry(folder: Path, out: Path, name: str) -> None:
+    """UsageError where `write_triton` could not write the entry of an engine folder, told before the build."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a Triton model; expected letters, digits, '_', '-' and '.'")
+    if (out / name).resolve() == folder.resolve() or out.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"the Triton repository {out} would lie in the engine {folder}, which a rebuild replaces")
+    if (out / name).exists() and not _is_ours(out / name):
+        raise UsageError(
+            f"{out / name} exists and was not written by ssmt-edge alone; give another name or move it away"
+        )
 
 
 def _is_ours(entry: Path) -> bool:

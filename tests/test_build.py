@@ -18,7 +18,11 @@ onnx = pytest.importorskip("onnx")
 from onnx import numpy_helper  # noqa: E402
 
 from engines import build as building  # noqa: E402
-from engines import open_engine, read_manifest  # noqa: E402
+from engines import (  # noqa: E402
+    gate,
+    open_engine,
+    read_manifest,
+)
 from engines.build import build_engine, verify_engine  # noqa: E402
 from engines.calibrate import (  # noqa: E402
     HELD_BACK,
@@ -34,7 +38,8 @@ from engines.options import BuildOptions  # noqa: E402
 from engines.parity import agreement, infer_all, max_difference, phantom_frames  # noqa: E402
 from engines.precision import quantise_for_cpu  # noqa: E402
 from ssmt_edge.dataset import load_samples, read_gray  # noqa: E402
-from ssmt_edge.errors import CalibrationError, ExportError, UsageError, VerdictNo  # noqa: E402
+from ssmt_edge.errors import CalibrationError, EngineError, ExportError, UsageError, VerdictNo  # noqa: E402
+from ssmt_edge.files import sha256  # noqa: E402
 
 LOOSE = 0.2  # random weights lose more to rounding than trained ones
 
@@ -255,7 +260,7 @@ def test_what_an_int8_folder_holds(int8_engine: Path, tiny_checkpoint: Path, cal
 def test_what_parity_records(int8_engine: Path) -> None:
     parity = json.loads((int8_engine / "parity.json").read_text())
     assert parity["images"] == len(parity["per_image"]) == HELD_BACK
-    assert parity["frames_from"] == "frames kept back from calibration"
+    assert parity["frames_from"] == "frames"
     rows = [row["agreement"] for row in parity["per_image"]]
     assert rows == sorted(rows) and parity["agreement"] == pytest.approx(np.mean(rows))
     assert {row["image"] for row in parity["per_image"]} <= {f"{i}.png" for i in range(40)}
@@ -346,10 +351,43 @@ def test_the_gate_asks_for_dice_against_truth(
         dice = next(scores)
         return {"dice": dice, "per_image": [{"image": s.name, "dice": dice} for s in samples]}
 
-    monkeypatch.setattr(building, "evaluate", drop)
+    monkeypatch.setattr(gate, "evaluate", drop)
     with pytest.raises(VerdictNo, match=r"against truth is 0\.7000, FP32 has 0\.7200.*worst: .*0\.700 from 0\.720"):
         build_engine(tiny_graph, tmp_path / "engine", BuildOptions("fp32", "onnxruntime"), labelled)
     assert [p.name for p in tmp_path.iterdir()] == ["engine"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--workspace-mib", 5), "TensorRT's options mean nothing to onnxruntime"),
+        (("--batch", "1,1,64"), "TensorRT's options mean nothing to onnxruntime"),
+        (("--batch", "4,2,1"), "batch (4, 2, 1), expected smallest, usual and largest"),
+        (("--batch", "1,2"), "--batch '1,2', expected three numbers"),
+        (("--tactic-sources", ""), "tactic source '', expected some of cublas"),
+        (("--optimisation-level", 9), "optimisation level 9, expected 0 to 5"),
+        (("--sensitivity",), "--sensitivity is about int8, not fp32"),
+        (("--calib-method", "median"), "calibration method 'median', expected auto, minmax"),
+        (("--calib", "c.json"), "fp32 needs no ranges, and c.json holds no frames"),
+        (("--precision", "int8", "--sensitivity", "--calib", "c.json"), "--sensitivity measures on frames"),
+        (("--triton", "engine"), "would lie in the engine"),
+        (("--out", "a b", "--triton", "repository"), "'a b' cannot name a Triton model"),
+    ],
+)
+def test_options_are_judged_before_any_work(
+    cli: Cli, tiny_graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(building, "_load", lambda *_: pytest.fail("the work began"))
+    common = ("build-engine", tiny_graph, "--out", "engine", "--backend", "onnxruntime")
+    assert expected in refused(cli, tmp_path, *common, *options, code=2)
+
+
+def test_ranges_of_phantoms_never_make_int8(tiny_graph: Path, graph: Graph, tmp_path: Path) -> None:
+    frames = Samples(phantom_frames(graph.spec, 8), [str(i) for i in range(8)])
+    replace(measure_ranges(graph, frames, "phantoms"), synthetic=True).save(tmp_path / "c.json")
+    with pytest.raises(CalibrationError, match="was measured on phantoms; int8 needs ranges of real ultrasound"):
+        build_engine(tiny_graph, tmp_path / "engine", BuildOptions("int8", "onnxruntime", tmp_path / "c.json"))
 
 
 def test_the_gland_cannot_come_from_a_graph_without_one(tiny_graph: Path, tmp_path: Path) -> None:
@@ -374,9 +412,22 @@ def test_verify_compares_again(cli: Cli, int8_engine: Path, fp32_engine: Path, c
 def test_verify_says_no_where_masks_changed(int8_engine: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(int8_engine, tmp_path / "engine"))
     values = json.loads((out / "engine.json").read_text())
-    values["options"]["max_dice_drop"] = 0.0001
+    recorded = json.loads((out / "parity.json").read_text())
+    assert recorded["phantoms"] < 1  # what verify measures again, whatever frames the gate had
+    verify_engine(out, None, None)
+    # other weights under a digest that was brought in line: opening cannot tell, the masks can
+    model = onnx.load(str(out / "model.onnx"))
+    layer = max(model.graph.initializer, key=lambda t: t.ByteSize())
+    layer.raw_data = bytes(len(layer.raw_data))
+    onnx.save(model, str(out / "model.onnx"))
+    values["files"]["model.onnx"] = sha256(out / "model.onnx")
+    values["options"]["max_dice_drop"] = 0.01
     (out / "engine.json").write_text(json.dumps(values))
-    with pytest.raises(VerdictNo, match=r"required 0\.9999; worst: phantom"):
+    with pytest.raises(VerdictNo, match=r"required 0\.\d+; worst: phantom"):
+        verify_engine(out, None, None)
+    values["options"]["max_dice_drop"] = "x"
+    (out / "engine.json").write_text(json.dumps(values))
+    with pytest.raises(EngineError, match="does not say how it was judged"):
         verify_engine(out, None, None)
 
 

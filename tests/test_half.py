@@ -6,6 +6,7 @@ evaluator rounds every tensor to half.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from engines.calibrate import Samples, measure_ranges  # noqa: E402
 from engines.graph import OPSET, Graph, load_graph  # noqa: E402
 from engines.lower import lower  # noqa: E402
+from engines.onnxruntime_cpu import open_graph  # noqa: E402
 from engines.parity import phantom_frames  # noqa: E402
-from engines.precision import emit_half  # noqa: E402
-from engines.precision.half import LARGEST, SHARE, islands, to_half  # noqa: E402
+from engines.precision import emit_for_tensorrt, emit_half  # noqa: E402
+from engines.precision.half import LARGEST, SHARE, SMALLEST, islands, to_half  # noqa: E402
 from ssmt_edge.errors import CalibrationError  # noqa: E402
 from ssmt_edge.spec import ModelSpec  # noqa: E402
 
@@ -166,3 +168,41 @@ def test_types_of_the_emitted_graph(tiny_graph: Path) -> None:
     before = sum(numpy_helper.to_array(t).nbytes for t in graph.model.graph.initializer)
     assert weights < 0.55 * before
     assert difference(model, graph) <= 8  # its logits were scaled up: three levels for a network as trained
+
+
+@pytest.mark.parametrize("scale", [100, 1000])
+def test_half_precision_around_int8_computes_what_float_does(scale: float) -> None:
+    graph = normalising_graph(scale)
+    calibration = ranges_of(graph)
+    typed = emit_for_tensorrt(graph, "int8", calibration, (10, 3))
+    floating = emit_for_tensorrt(graph, "int8", calibration, (8, 5))
+    frames = phantom_frames(graph.spec, 2, seed=6)
+    found = ReferenceEvaluator(typed).run(["nodule"], {"frame": frames})[0].astype(int)
+    with open_graph(replace(graph, model=floating)) as engine:  # all in float32, which it computes as written
+        expected = engine.infer(frames)["nodule"].astype(int)
+    assert expected.std() > 40 and np.abs(found - expected).max() <= 16  # a value beside an edge of INT8's steps
+    assert np.abs(found - expected).mean() < 0.5
+
+    makers = {name: node for node in typed.graph.node for name in node.output}
+    kinds = {t.name: t.data_type for t in typed.graph.initializer}
+    (linear,) = (n for n in typed.graph.node if n.op_type == "MatMul")
+    for name in linear.input:  # nothing between a pair and its layer, or TensorRT does not fuse them
+        assert makers[name].op_type == "DequantizeLinear"
+        assert kinds[makers[name].input[1]] == TensorProto.FLOAT16
+    first = makers[makers[linear.input[0]].input[0]]
+    assert first.op_type == "QuantizeLinear" and makers[first.input[0]].name == "norm"
+    assert kinds[first.input[1]] == TensorProto.FLOAT  # it reads an island, without a Cast
+
+
+def test_scales_too_small_for_half_are_raised() -> None:
+    graph = normalising_graph(100)
+    constants = {t.name: t for t in graph.model.graph.initializer}
+    values = numpy_helper.to_array(constants["linear_w"]).copy()
+    values[:, 0] *= 1e-6  # a channel that all but died: its scale is below half precision's normal numbers
+    constants["linear_w"].CopyFrom(weight("linear_w", values))
+    emitted = emit_for_tensorrt(graph, "int8", ranges_of(graph), (10, 3))
+    halves = [
+        numpy_helper.to_array(t) for t in emitted.graph.initializer if t.name.endswith("_half") and "scale" in t.name
+    ]
+    assert halves and all((s >= SMALLEST).all() for s in halves) and any((s == SMALLEST).any() for s in halves)
+    assert difference(emitted, graph) < 40

@@ -130,8 +130,22 @@ def test_without_openvino_the_extra_is_named(fp32: Path, monkeypatch: pytest.Mon
 
 
 def test_the_library_is_imported_when_it_is_needed() -> None:
-    before = "import sys, engines.openvino_cpu as o\nassert o.missing() == [] and 'openvino' not in sys.modules\n"
+    before = "import sys, engines.openvino_cpu\nassert 'openvino' not in sys.modules\n"
     assert in_subprocess("--help", before=before).code == 0
+
+
+@pytest.mark.parametrize("raised", ["ImportError('no libtbb')", "OSError('no libtbb')"])
+def test_a_broken_installation_is_told_and_auto_goes_on_without_it(
+    raised: str, tiny_graph: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text(f"raise {raised}\n")
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    built = in_subprocess("build-engine", tiny_graph, "--out", tmp_path / "e", "--json", before=before)
+    assert built.code == 0, built.err
+    assert "installed but broken (no libtbb)" in json.loads(built.out)["remarks"]["backend"]["because"]
+    doctor = in_subprocess("doctor", "--json", before=before)
+    assert "broken (no libtbb)" in json.loads(doctor.out)["backends"]["openvino"]["missing"][0]
 
 
 def resizing(channels: int, before: tuple[int, int], after: tuple[int, int], mode: str, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ from engines.calibrate import (  # noqa: E402
     split,
 )
 from engines.graph import Graph, load_graph, save_graph  # noqa: E402
-from engines.precision.integer import quantisable, quantised_tensors  # noqa: E402
-from engines.sensitivity import Trial, choose_method, keep_fewest, rank  # noqa: E402
+from engines.precision.integer import (  # noqa: E402
+    quantisable,
+    quantise_for_cpu,
+    quantise_for_tensorrt,
+    quantised_tensors,
+)
+from engines.sensitivity import Measured, Trial, choose_method, keep_few, rank  # noqa: E402
 from ssmt_edge.errors import CalibrationError, VerdictNo  # noqa: E402
 
 
@@ -53,6 +59,11 @@ def samples(graph: Graph, calib_folder: Path) -> Samples:
 def calibration(graph: Graph, samples: Samples) -> Calibration:
     measured = measure_ranges(graph, samples, "phantoms")
     return add_clipped(measured, graph, samples, quantised_tensors(graph.model))
+
+
+def trial_of(graph: Graph, samples: Samples, count: int, say: Any = print) -> Trial:
+    few = Samples(samples.frames[:count], samples.names[:count])
+    return Trial(graph, few, partial(quantise_for_cpu, instruction_set="vnni"), "vnni", say)
 
 
 def ruined(graph: Graph) -> tuple[Graph, list[str]]:
@@ -130,16 +141,23 @@ def test_ranges_by_every_method_return_from_their_file(calibration: Calibration,
 def test_the_method_that_agrees_best_is_chosen(
     graph: Graph, samples: Samples, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = Trial(graph, Samples(samples.frames[:4], samples.names[:4]))
-    scores = {name: trial.measure(calibration.by(name))[0] for name in METHODS}
+    trial = trial_of(graph, samples, 4)
+    scores = {name: trial.measure(calibration.by(name)).agreement for name in METHODS}
     chosen, told = choose_method(trial, calibration, lambda line: None)
     assert scores[chosen.method] == pytest.approx(max(scores.values()), abs=1e-4)
     assert told == {name: round(score, 4) for name, score in scores.items()}
     # where masks agree alike, the smaller logit error decides
-    monkeypatch.setattr(
-        trial, "measure", lambda c: (0.99, {"minmax": 0.3, "percentile": 0.1, "entropy": 0.2}[c.method])
-    )
+    errors = {"minmax": 0.3, "percentile": 0.1, "entropy": 0.2}
+    monkeypatch.setattr(trial, "measure", lambda c: Measured(0.99, 0.0, errors[c.method]))
     assert choose_method(trial, calibration, lambda line: None)[0].method == "percentile"
+
+
+def test_what_is_measured_is_the_target_s_own_graph(graph: Graph, samples: Samples, calibration: Calibration) -> None:
+    few = Samples(samples.frames[:4], samples.names[:4])
+    cpu = trial_of(graph, samples, 4).measure(calibration)
+    gpu = Trial(graph, few, quantise_for_tensorrt, "tensorrt").measure(calibration)
+    assert cpu != gpu and 0.8 < gpu.agreement < 1  # random weights
+    assert 0 < cpu.standard_error < 0.1 and not cpu.reaches(cpu.agreement) and cpu.reaches(cpu.agreement - 0.1)
 
 
 def test_frames_have_one_use_each_where_there_are_enough() -> None:
@@ -157,67 +175,84 @@ def test_frames_have_one_use_each_where_there_are_enough() -> None:
 
 
 def test_a_ranking_names_the_layers_that_hurt_and_goes_on_where_it_stopped(
-    graph: Graph, samples: Samples, cache: Path
+    graph: Graph, samples: Samples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, touched = ruined(graph)
     calibration = measure_ranges(bad, samples, "phantoms")
-    trial = Trial(bad, Samples(samples.frames[:4], samples.names[:4]))
-    measured: list[tuple[str, ...]] = []
-    measure = trial.measure
-
-    def interrupted(calibration: Calibration) -> tuple[float, float]:
-        measured.append(calibration.kept)
-        if len(measured) == 6:
-            raise KeyboardInterrupt
-        return measure(calibration)
-
-    trial.measure = interrupted  # type: ignore[method-assign]
-    said: list[str] = []
-    with pytest.raises(KeyboardInterrupt):
-        rank(trial, calibration, said.append, lambda *_: None)
-    trial.measure = lambda calibration: (measured.append(calibration.kept), measure(calibration))[1]  # type: ignore
-    ranking = rank(trial, calibration, said.append, lambda *_: None)
     layers = quantisable(bad.model)
-    assert len(measured) == len(layers) + 1  # the one that was interrupted comes twice
-    assert any(f"5 of {len(layers)} layers is known" in line for line in said)
+    runs: list[tuple[str, ...]] = []
+    run = Trial._run
+
+    def interrupted(trial: Trial, calibration: Calibration) -> Measured:
+        runs.append(calibration.kept)
+        if len(runs) == 6:
+            raise KeyboardInterrupt
+        return run(trial, calibration)
+
+    monkeypatch.setattr(Trial, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rank(trial_of(bad, samples, 4), calibration, print, lambda *_: None)
+    ranking = rank(trial_of(bad, samples, 4), calibration, print, lambda *_: None)
+    assert len(runs) == len(layers) + 1  # the one that was interrupted comes twice
     assert sorted(row.layer for row in ranking) == sorted(layers)
     errors = [row.logit_error for row in ranking]
     assert errors == sorted(errors, reverse=True)
     assert {row.layer for row in ranking[:4]} & set(touched)
-    # other ranges are another question
-    trial.measure = lambda calibration: (1.0, 0.0)  # type: ignore[method-assign]
-    other = replace(calibration, ranges={name: (2 * a, 2 * b) for name, (a, b) in calibration.ranges.items()})
-    assert {row.logit_error for row in rank(trial, other, said.append, lambda *_: None)} == {0.0}
-    assert len(list(cache.iterdir())) == 2
+    # other ranges, other frames and another target are other questions
+    wider = replace(calibration, ranges={name: (2 * a, 2 * b) for name, (a, b) in calibration.ranges.items()})
+    trial_of(bad, samples, 4).measure(calibration)
+    before = len(runs)
+    trial_of(bad, samples, 4).measure(calibration)
+    assert len(runs) == before
+    trial_of(bad, samples, 4).measure(wider)
+    trial_of(bad, samples, 5).measure(calibration)
+    few = Samples(samples.frames[:4], samples.names[:4])
+    Trial(bad, few, quantise_for_tensorrt, "tensorrt").measure(calibration)
+    assert len(runs) == before + 3
 
 
-def test_a_damaged_memory_is_measured_again(
-    graph: Graph, samples: Samples, calibration: Calibration, cache: Path
+def test_a_damaged_or_unwritable_memory_stops_nothing(
+    graph: Graph, samples: Samples, calibration: Calibration, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = Trial(graph, Samples(samples.frames[:2], samples.names[:2]))
-    trial.measure = lambda calibration: (1.0, 0.5)  # type: ignore[method-assign]
-    rank(trial, calibration, print, lambda *_: None)
+    first = trial_of(graph, samples, 2).measure(calibration)
     (path,) = cache.iterdir()
-    path.write_text('[{"layer": "x"}]')
-    assert {row.logit_error for row in rank(trial, calibration, print, lambda *_: None)} == {0.5}
+    path.write_text('{"x": [1]}')
+    assert trial_of(graph, samples, 2).measure(calibration) == first
+    cache.parent.parent.joinpath("file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent.parent / "file"))
+    said: list[str] = []
+    trial = trial_of(graph, samples, 2, said.append)
+    assert trial.measure(calibration) == first
+    trial.measure(replace(calibration, kept=tuple(quantisable(graph.model)[:1])))
+    assert len(said) == 1 and "cannot be written" in said[0]
 
 
-def test_the_search_keeps_the_fewest_layers(
+def test_the_search_keeps_few_layers(
     graph: Graph, samples: Samples, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = Trial(graph, Samples(samples.frames[:2], samples.names[:2]))
+    trial = trial_of(graph, samples, 2)
     layers = quantisable(graph.model)
     needed = {layers[3], layers[20]}  # ranked first and sixth, with others between that do no harm
     order = [layers[3], *layers[5:9], layers[20], *(n for n in layers if n not in layers[5:9] and n not in needed)]
     ranking = [sensitivity.Row(name, "Conv", 1.0 - i / 100, 0.9) for i, name in enumerate(order)]
-    monkeypatch.setattr(trial, "measure", lambda c: (1.0 if needed <= set(c.kept) else 0.9, 0.0))
-    kept = keep_fewest(trial, calibration, ranking, 0.99, lambda line: None, lambda *_: None).kept
-    assert set(kept) == needed
-    monkeypatch.setattr(trial, "measure", lambda c: (1.0, 0.0))
-    assert keep_fewest(trial, calibration, ranking, 0.99, lambda line: None, lambda *_: None).kept == ()
-    monkeypatch.setattr(trial, "measure", lambda c: (0.5, 0.0))
+
+    def search() -> tuple[str, ...]:
+        return keep_few(trial, calibration, ranking, 0.99, lambda line: None, lambda *_: None).kept
+
+    monkeypatch.setattr(trial, "measure", lambda c: Measured(1.0 if needed <= set(c.kept) else 0.9, 0.0, 0.0))
+    assert set(search()) == needed
+    monkeypatch.setattr(trial, "measure", lambda c: Measured(0.995, 0.004, 0.0))
+    assert search() == ()
+    monkeypatch.setattr(trial, "measure", lambda c: Measured(0.995, 0.006, 0.0))  # not above by a standard error
     with pytest.raises(VerdictNo, match=rf"no choice of layers .*{order[-1]} alone"):
-        keep_fewest(trial, calibration, ranking, 0.99, lambda line: None, lambda *_: None)
+        search()
+
+
+def test_kept_layers_of_another_graph_are_refused(graph: Graph, calibration: Calibration) -> None:
+    with pytest.raises(
+        CalibrationError, match="keeps the layer 'nonsense' out of INT8, which this graph does not have"
+    ):
+        quantise_for_cpu(graph, replace(calibration, kept=("nonsense",)), "vnni")
 
 
 def test_the_gate_refuses_a_network_that_int8_ruins_and_the_search_rescues_it(

@@ -67,6 +67,8 @@ def islands(model: onnx.ModelProto, ranges: Ranges) -> dict[str, str]:
             reasons[node.name] = "head"
         elif node.op_type in STATISTICS:
             reasons[node.name] = "statistics"
+        elif unknown:  # such as a tensor with an infinite value
+            reasons[node.name] = f"no range of {unknown[0]} was measured"
         elif large:
             worst = max(large, key=lambda n: near[n])
             reasons[node.name] = f"values up to {near[worst]:.0f} in {worst}"

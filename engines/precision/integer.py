@@ -149,7 +149,9 @@ def _quantise(
     )
     with _quiet():
         quantiser.quantize_model()
-    _spare_others(quantiser.model.model, {*layers, *movers})
+    excluded = options["OpTypesToExcludeOutputQuantization"]
+    rounding = {name for name in layers if by_name[name].op_type not in excluded} | set(movers)
+    _spare_others(quantiser.model.model, {*layers, *movers}, rounding)
     quantiser.model.topological_sort()  # it appends its pairs at the end
     quantised: onnx.ModelProto = quantiser.model.model
     del quantised.metadata_props[:]
@@ -170,9 +172,14 @@ def _own_constants(model: onnx.ModelProto, layers: set[str]) -> None:
                 model.graph.initializer.append(own)
 
 
-def _spare_others(model: onnx.ModelProto, quantised: set[str]) -> None:
+def _spare_others(model: onnx.ModelProto, quantised: set[str], rounding: set[str]) -> None:
     """Lets nodes that are not quantised read the float tensor itself where one is made: the quantizer gives them the
-    rounded one of the pair, too."""
+    rounded one of the pair, too.
+
+    Args:
+        rounding: quantised nodes that make bytes: with the pair behind them they become one kernel, without a float
+            tensor in between.
+    """
     links = Links(model)
     original = {
         output: links.makers[node.input[0]].input[0]
@@ -185,8 +192,11 @@ def _spare_others(model: onnx.ModelProto, quantised: set[str]) -> None:
             continue
         for place, name in enumerate(node.input):
             source = links.makers.get(original.get(name, ""))
-            # behind a quantised layer only the rounded tensor exists, once the layer and its pair are one kernel
-            if source is not None and source.name not in quantised:
+            if source is None:
+                continue
+            feeder = links.makers.get(source.input[0])  # a Relu behind a float layer computes float
+            floating = source.op_type == "Relu" and (feeder is None or feeder.op_type != "DequantizeLinear")
+            if floating or source.name not in rounding:
                 node.input[place] = original[name]
 
 

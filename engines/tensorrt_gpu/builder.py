@@ -108,8 +108,7 @@ def _parser_errors(trt: Any, parser: Any, nodes: tuple[str, ...]) -> str:
 def _configure(trt: Any, config: Any, order: Order) -> None:
     options = order.options
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and tactics for layers.json
-    if order.precision == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default, with 10 bits of mantissa: what is FP32 has its reason
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     if options.optimisation_level is not None:

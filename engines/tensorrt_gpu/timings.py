@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engines.tensorrt_gpu.bindings import said
-from ssmt_edge.files import replacing
+from ssmt_edge.files import cache_folder, replacing
 from ssmt_edge.spec import Device
 
 
 def cache_file(folder: Path | None, device: Device, version: str) -> Path:
     """The file of a device and version, in `folder` or in the user's cache folder."""
-    if folder is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "ssmt-edge" / "timing"
+    folder = folder or cache_folder("timing")
     words = re.sub(r"[^A-Za-z0-9]+", "-", device.name).strip("-").lower()
     return folder / f"{words}-sm{device.compute_capability}-tensorrt-{version}.cache"
 

@@ -115,6 +115,7 @@ def build_engine(
     with needs("engines"):
         from engines.build import build_engine as build
         from engines.options import BuildOptions, TensorRtOptions
+        from engines.triton import check_entry, write_triton
 
         options = BuildOptions(
             precision=cast("Precision", precision),
@@ -122,6 +123,8 @@ def build_engine(
             calib=calib,
             calib_frames=calib_frames,
             max_dice_drop=max_dice_drop,
+            data=data,
+            split=split,
             with_gland=with_gland,
             calib_method=calib_method,
             sensitivity=sensitivity,
@@ -136,12 +139,13 @@ def build_engine(
                 dla=dla,
             ),
         )
+        name = out.resolve().name
+        if triton is not None:
+            check_entry(out, triton, name)
         with progress_bar() as progress:
             manifest = build(source, out, options, _labelled(data, split), say, progress)
         if triton is not None:
-            from engines.triton import write_triton
-
-            say(f"Triton serves it from {write_triton(out, triton, out.resolve().name)}")
+            say(f"Triton serves it from {write_triton(out, triton, name)}")
     if as_json:
         print(json.dumps(manifest.to_dict(), indent=2))
     else:
@@ -184,7 +188,7 @@ def _batch(text: str | None) -> tuple[int, int, int] | None:
 def _names(text: str | None) -> tuple[str, ...] | None:
     if text is None or text == "none":
         return None if text is None else ()
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _labelled(data: Path | None, split: str) -> list[Sample] | None:
