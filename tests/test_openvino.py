@@ -140,7 +140,7 @@ def test_a_broken_installation_is_told_and_auto_goes_on_without_it(
 ) -> None:
     (tmp_path / "openvino").mkdir()
     (tmp_path / "openvino" / "__init__.py").write_text(f"raise {raised}\n")
-    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    before = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
     built = in_subprocess("build-engine", tiny_graph, "--out", tmp_path / "e", "--json", before=before)
     assert built.code == 0, built.err
     assert "installed but broken (no libtbb)" in json.loads(built.out)["remarks"]["backend"]["because"]
