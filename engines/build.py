@@ -17,12 +17,13 @@ from engines import (
     read_manifest,
     reference_graph,
 )
-from engines.calibrate import METHODS, collect
+from engines.calibrate import collect
 from engines.count import count
 from engines.gate import compare, judge
 from engines.graph import Graph, load_graph, save_graph
 from engines.options import BuildOptions, Job, Progress, Say, TensorRtOptions
 from engines.prepare import prepare
+from engines.ranges import METHODS
 from ssmt_edge import __version__
 from ssmt_edge.dataset import Sample
 from ssmt_edge.errors import EngineError, UsageError

@@ -11,8 +11,8 @@ from ssmt_edge.errors import UsageError
 from ssmt_edge.spec import Precision
 
 if TYPE_CHECKING:  # options can be named where the libraries behind these are not installed
-    from engines.calibrate import Calibration
     from engines.graph import Graph
+    from engines.ranges import Calibration
 
 Say = Callable[[str], None]
 """receives progress lines"""

@@ -6,24 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from engines.calibrate import (
-    HELD_BACK,
-    METHODS,
-    Calibration,
-    Samples,
-    Split,
-    add_clipped,
-    collect,
-    load_calibration,
-    measure_ranges,
-    split,
-)
+from engines.calibrate import HELD_BACK, Samples, Split, add_clipped, collect, measure_ranges, split
 from engines.device import cpu_device
 from engines.graph import Graph
 from engines.options import BuildOptions, Progress, Say
 from engines.parity import phantom_frames
 from engines.precision.half import islands
 from engines.precision.integer import quantise_for_cpu, quantise_for_tensorrt, quantised_tensors
+from engines.ranges import METHODS, Calibration, load_calibration
 from engines.sensitivity import Trial, choose_method, keep_few, rank
 from ssmt_edge.errors import CalibrationError
 

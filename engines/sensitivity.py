@@ -20,13 +20,14 @@ import onnx
 from numpy.typing import NDArray
 
 from engines import onnxruntime_cpu
-from engines.calibrate import Calibration, Samples
+from engines.calibrate import Samples
 from engines.count import count
 from engines.graph import Graph
 from engines.options import Progress, Say
 from engines.parity import agreement, infer_all
 from engines.precision import integer
 from engines.precision.integer import quantisable
+from engines.ranges import Calibration
 from ssmt_edge.errors import VerdictNo
 from ssmt_edge.files import cache_folder, write_json
 

@@ -24,19 +24,13 @@ from engines import (  # noqa: E402
     read_manifest,
 )
 from engines.build import build_engine, verify_engine  # noqa: E402
-from engines.calibrate import (  # noqa: E402
-    HELD_BACK,
-    Samples,
-    collect,
-    load_calibration,
-    measure_ranges,
-    split,
-)
+from engines.calibrate import HELD_BACK, Samples, collect, measure_ranges, split  # noqa: E402
 from engines.graph import Graph, load_graph, round_weights, save_graph  # noqa: E402
 from engines.onnxruntime_cpu import open_graph  # noqa: E402
 from engines.options import BuildOptions  # noqa: E402
 from engines.parity import agreement, infer_all, max_difference, phantom_frames  # noqa: E402
 from engines.precision import quantise_for_cpu  # noqa: E402
+from engines.ranges import load_calibration  # noqa: E402
 from ssmt_edge.dataset import load_samples, read_gray  # noqa: E402
 from ssmt_edge.errors import CalibrationError, EngineError, ExportError, UsageError, VerdictNo  # noqa: E402
 from ssmt_edge.files import sha256  # noqa: E402

@@ -8,9 +8,9 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
-from engines.calibrate import Calibration  # noqa: E402
 from engines.graph import Graph  # noqa: E402
 from engines.precision.integer import quantisable, quantise_for_cpu, quantise_for_tensorrt  # noqa: E402
+from engines.ranges import Calibration  # noqa: E402
 from ssmt_edge.spec import ModelSpec  # noqa: E402
 
 # stem -> relu -> first -> relu -> second, whose weights are the head's, too; the stem's relu goes past both to an Add

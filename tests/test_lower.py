@@ -172,8 +172,8 @@ def test_the_shipped_network_lowered() -> None:
 @pytest.mark.parametrize(("version", "opset"), [((8, 5), 17), ((10, 3), 20), ((10, 13), 20), ((11, 4), 20)])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_the_shipped_network_as_each_tensorrt_takes_it(version: tuple[int, int], opset: int, precision: Any) -> None:
-    from engines.calibrate import load_calibration
     from engines.precision import emit_for_tensorrt
+    from engines.ranges import load_calibration
 
     graph = load_graph(ONNX)
     calibration = load_calibration(CALIBRATION, graph.checkpoint_sha256)

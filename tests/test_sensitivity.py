@@ -17,17 +17,7 @@ onnx = pytest.importorskip("onnx")
 from onnx import numpy_helper  # noqa: E402
 
 from engines import read_manifest, sensitivity  # noqa: E402
-from engines.calibrate import (  # noqa: E402
-    HELD_BACK,
-    METHODS,
-    Calibration,
-    Samples,
-    add_clipped,
-    collect,
-    load_calibration,
-    measure_ranges,
-    split,
-)
+from engines.calibrate import HELD_BACK, Samples, add_clipped, collect, measure_ranges, split  # noqa: E402
 from engines.graph import Graph, load_graph, save_graph  # noqa: E402
 from engines.precision.integer import (  # noqa: E402
     quantisable,
@@ -35,6 +25,7 @@ from engines.precision.integer import (  # noqa: E402
     quantise_for_tensorrt,
     quantised_tensors,
 )
+from engines.ranges import METHODS, Calibration, load_calibration  # noqa: E402
 from engines.sensitivity import Measured, Trial, choose_method, keep_few, rank  # noqa: E402
 from ssmt_edge.errors import CalibrationError, VerdictNo  # noqa: E402
 

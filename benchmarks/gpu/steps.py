@@ -12,10 +12,10 @@ from typing import Any
 from benchmarks.gpu import remote
 from engines import MANIFEST_FILE, read_manifest
 from engines.build import CALIBRATION_FILE, PARITY_FILE, build_engine
-from engines.calibrate import load_calibration
 from engines.gate import judge
 from engines.graph import Graph, load_graph
 from engines.options import BuildOptions, Job, TensorRtOptions
+from engines.ranges import load_calibration
 from ssmt_edge.dataset import load_samples
 from ssmt_edge.errors import EngineError, ExportError, SsmtError, VerdictNo
 from ssmt_edge.files import replacing_folder, sha256, write_json

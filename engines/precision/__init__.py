@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import onnx
 
-from engines.calibrate import Calibration
 from engines.graph import Graph
 from engines.lower import lower
 from engines.precision.half import islands, to_half
 from engines.precision.integer import quantise_for_cpu, quantise_for_tensorrt
+from engines.ranges import Calibration
 from engines.rules import check_rules
 from ssmt_edge.errors import CalibrationError
 from ssmt_edge.spec import Precision

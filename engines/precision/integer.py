@@ -21,9 +21,9 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-from engines.calibrate import Calibration
 from engines.graph import Graph
 from engines.precision.places import LAYERS, heads, stems
+from engines.ranges import Calibration
 from engines.tensors import Links, annotated
 from ssmt_edge.errors import CalibrationError
 
