@@ -58,6 +58,7 @@ def build_engine(
     """
     started = time.perf_counter()
     _check_options(options, out)
+    allowed = options.max_dice_drop
     names = auto.candidates(options.backend, options.precision)
     if options.tensorrt != TensorRtOptions() and names != ["tensorrt"]:
         raise UsageError(f"TensorRT's options mean nothing to {' or '.join(names)}; leave them out")
@@ -74,8 +75,6 @@ def build_engine(
         if options.precision != "fp32":
             # kept, so that the engine can be verified and compared wherever it goes
             save_graph(graph, folder / REFERENCE_FILE, half_weights=False)
-        if ready.calibration is not None:
-            ready.calibration.save(folder / CALIBRATION_FILE)
         # a gate needs an engine that opens like any other: from its folder, with a manifest
         cost = count(graph.model)
         manifest = EngineManifest(
@@ -96,9 +95,14 @@ def build_engine(
             remarks=ready.remarks | built,
         )
         with module.open(folder, manifest, None) as engine:
-            parity = compare(engine, graph, ready.held, labelled, options.max_dice_drop, say)
+            parity = compare(engine, graph, ready.held, labelled, allowed, say)
         write_json(folder / PARITY_FILE, parity)
-        judge(parity, options.precision, 1 - options.max_dice_drop)
+        calibration = ready.calibration
+        judge(parity, options.precision, (1.0 if ready.held or not calibration else calibration.phantoms) - allowed)
+        if calibration is not None:
+            if ready.held is not None:  # accepted on real frames: where there are none, phantoms may stand in for them
+                calibration = replace(calibration, phantoms=parity["phantoms"])
+            calibration.save(folder / CALIBRATION_FILE)
         files = {p.name: sha256(p) for p in sorted(folder.iterdir())}
         seconds = round(time.perf_counter() - started, 2)
         sealed = replace(manifest, files=files, build_seconds=seconds)

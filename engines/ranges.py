@@ -36,6 +36,9 @@ class Calibration:
     """measured on phantoms: good enough for fp16, never for int8"""
     kept: tuple[str, ...] = ()
     """layers that INT8 leaves alone, see `engines.sensitivity`"""
+    phantoms: float = 1.0
+    """agreement on phantoms of the engine that passed the gate on real frames with these ranges: what a build without
+    frames asks for, less the accepted loss"""
     version: int = VERSION
 
     def chosen(self) -> dict[str, tuple[float, float]]:

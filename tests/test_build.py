@@ -283,6 +283,19 @@ def test_its_own_ranges_build_the_same_bytes(int8_engine: Path, tiny_graph: Path
     assert json.loads((tmp_path / "engine/parity.json").read_text())["frames_from"] == "phantoms"
 
 
+def test_ranges_that_passed_on_real_frames_pass_without_frames(
+    int8_engine: Path, tiny_graph: Path, tmp_path: Path
+) -> None:
+    ranges = int8_engine / "calibration.json"
+    values = json.loads(ranges.read_text())
+    assert values["phantoms"] == json.loads((int8_engine / "parity.json").read_text())["phantoms"] < 0.999
+    build_engine(tiny_graph, tmp_path / "a", BuildOptions("int8", "onnxruntime", ranges, max_dice_drop=0.0005))
+    (tmp_path / "c.json").write_text(json.dumps({**values, "phantoms": 1.0}))  # never judged on real frames
+    options = BuildOptions("int8", "onnxruntime", tmp_path / "c.json", max_dice_drop=0.0005)
+    with pytest.raises(VerdictNo, match=r"required 0\.9995"):
+        build_engine(tiny_graph, tmp_path / "b", options)
+
+
 def test_a_build_from_onnx_needs_no_torch(int8_engine: Path, tiny_graph: Path, tmp_path: Path) -> None:
     out = tmp_path / "engine"
     arguments = ("--precision", "int8", "--calib", int8_engine / "calibration.json", "--max-dice-drop", LOOSE)
