@@ -173,19 +173,20 @@ def add_clipped(
     """
     names = [name for name in names if name in calibration.ranges]
     percentile = HistogramCollector("percentile", False, BINS, 128, PERCENTILE, "same")
+    limits: dict[str, np.float32] = {}
     for name in names:
         low, high = calibration.ranges[name]
         # bins over the whole range from the start: they would grow by frames otherwise
-        most = np.float32(max(-low, high, 1e-12))
+        limits[name] = most = np.float32(max(-low, high, 1e-12))
         edges = np.linspace(-most, most, BINS + 1, dtype=np.float32)
         counts = np.zeros(BINS, np.int64)
         percentile.histogram_dict[name] = (counts, edges, np.float32(low), np.float32(high), most)
     frames = _spread(list(samples.frames), HISTOGRAM_FRAMES)
     with onnxruntime_cpu.open_graph(graph, tensors=names) as engine:
         for done, frame in enumerate(frames):
-            percentile.collect_value(
-                {name: value for name, value in engine.infer(frame[None]).items() if name in names}
-            )
+            outputs = engine.infer(frame[None])
+            # another session rounds its sums otherwise: a value may pass the extreme by a hair
+            percentile.collect_value({name: np.clip(outputs[name], -limits[name], limits[name]) for name in names})
             progress(done + 1, len(frames))
     entropy = HistogramCollector("entropy", True, BINS // 4, 128, PERCENTILE, "same")
     for name, (counts, edges, *rest) in percentile.histogram_dict.items():

@@ -116,6 +116,17 @@ def test_a_percentile_is_that_of_the_values(graph: Graph, samples: Samples, cali
     assert calibration.clipped["percentile"][name] == pytest.approx((low, high), abs=2.1 * width)
 
 
+def test_values_beyond_the_measured_extremes_do_no_harm(
+    graph: Graph, samples: Samples, calibration: Calibration
+) -> None:
+    narrower = {name: (0.99 * low, 0.99 * high) for name, (low, high) in calibration.ranges.items()}
+    bare = replace(calibration, ranges=narrower, clipped={})
+    few = Samples(samples.frames[:8], samples.names[:8])
+    name = quantised_tensors(graph.model)[0]
+    low, high = add_clipped(bare, graph, few, [name]).clipped["percentile"][name]
+    assert calibration.ranges[name][0] <= low < high <= calibration.ranges[name][1]
+
+
 def test_ranges_by_every_method_return_from_their_file(calibration: Calibration, tmp_path: Path) -> None:
     chosen = replace(calibration.by("entropy"), kept=("a", "b"))
     chosen.save(tmp_path / "c.json")
