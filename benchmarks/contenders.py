@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.base import BaseEngine
 from ssmt_edge.errors import EngineError, MissingDependency, UsageError
 from ssmt_edge.packages import EXTRAS
 from ssmt_edge.spec import Engine, ModelSpec
@@ -66,33 +66,13 @@ def open_contender(
         raise EngineError(f"{name} cannot load {graph}: {error}; verify the engine with ssmt-edge verify") from None
 
 
-class _Peer:
-    """What both have in common: the protocol's properties and the context manager."""
-
-    max_batch = 1
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class OnnxRuntimePeer(_Peer):
+class OnnxRuntimePeer(BaseEngine):
     """The graph in a plain ONNX Runtime session."""
 
     def __init__(self, graph: Path, spec: ModelSpec, threads: int) -> None:
         import onnxruntime
 
-        super().__init__(spec)
+        super().__init__(spec, max_batch=1)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -103,13 +83,13 @@ class OnnxRuntimePeer(_Peer):
         return dict(zip(self._names, self._session.run(self._names, {"frame": frames}), strict=True))
 
 
-class OpenVinoPeer(_Peer):
+class OpenVinoPeer(BaseEngine):
     """The graph compiled by OpenVINO for the CPU."""
 
     def __init__(self, graph: Path, spec: ModelSpec, threads: int) -> None:
         import openvino
 
-        super().__init__(spec)
+        super().__init__(spec, max_batch=1)
         model = openvino.Core().read_model(graph)
         model.reshape([1, 1, spec.input_size, spec.input_size])
         # without the precision hint OpenVINO computes in bfloat16 where the processor can: other outputs

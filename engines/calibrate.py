@@ -23,6 +23,7 @@ from onnxruntime.quantization.calibrate import (
 
 from engines import onnxruntime_cpu
 from engines.graph import Graph
+from engines.options import Say
 from engines.ranges import Calibration
 from ssmt_edge.dataset import is_labelled, load_samples, load_unlabelled, read_gray
 from ssmt_edge.errors import CalibrationError, DataError, SourceError
@@ -36,7 +37,6 @@ TRIAL = 32  # frames that choose the method and rank layers
 BINS = 2048  # of a tensor's histogram, over +- its largest value
 PERCENTILE = 99.999
 HISTOGRAM_FRAMES = 64  # a histogram settles with fewer frames than an extreme does
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

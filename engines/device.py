@@ -78,9 +78,11 @@ def _nvidia_driver() -> str:
     return number[0] if number else ""
 
 
-def same_minor(a: str, b: str) -> bool:
-    """Whether two versions are releases of the same major.minor."""
-    return a.split(".")[:2] == b.split(".")[:2]
+def version_mismatch(manifest: EngineManifest, here: str) -> str | None:
+    """Why an engine of another version of its library must not run with the one here: major and minor have to agree."""
+    if manifest.backend_version.split(".")[:2] == here.split(".")[:2]:
+        return None
+    return f"was built with {manifest.backend} {manifest.backend_version}, here is {here}"
 
 
 def available_cores() -> int:

@@ -7,7 +7,6 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import nn
 
 from engines import onnxruntime_cpu
 from engines.graph import OPSET, Graph, round_weights, save_graph
+from engines.options import Say
 from engines.parity import max_difference, phantom_frames
 from engines.tidy import tidy
 from ssmt_edge.errors import ExportError
@@ -29,7 +29,6 @@ from trainer.deployed import Deployed
 
 # one gray level: what rounding alone may do; the contract allows two
 TOLERANCE = 2 / 255
-Say = Callable[[str], None]
 
 
 def export(

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engines.base import BaseEngine
-from engines.device import cpu_device, cpu_mismatch, physical_cores, same_minor
+from engines.device import cpu_device, cpu_mismatch, physical_cores, version_mismatch
 from engines.options import Job
 from ssmt_edge.errors import CalibrationError, EngineError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec
@@ -56,9 +56,7 @@ def device() -> Device:
 
 
 def mismatch(manifest: EngineManifest) -> str | None:
-    if same_minor(manifest.backend_version, version()):
-        return cpu_mismatch(manifest)
-    return f"was built with {manifest.backend} {manifest.backend_version}, here is {version()}"
+    return version_mismatch(manifest, version()) or cpu_mismatch(manifest)
 
 
 def build(job: Job, folder: Path) -> dict[str, Any]:

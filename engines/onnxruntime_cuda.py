@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engines.base import BaseEngine
-from engines.device import gpus, same_minor
+from engines.device import gpus, version_mismatch
 from engines.onnxruntime_cpu import MODEL_FILE, session_options
 from engines.options import Job
 from ssmt_edge.errors import BackendUnavailable, CalibrationError, EngineError
@@ -122,10 +122,7 @@ def device() -> Device:
 
 
 def mismatch(manifest: EngineManifest) -> str | None:
-    here = str(ort.__version__)
-    if same_minor(manifest.backend_version, here):
-        return None  # the file is ONNX, which runs on any GPU
-    return f"was built with {manifest.backend} {manifest.backend_version}, here is {here}"
+    return version_mismatch(manifest, str(ort.__version__))  # the file is ONNX, which runs on any GPU
 
 
 def build(job: Job, folder: Path) -> dict[str, Any]:

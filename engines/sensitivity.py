@@ -77,7 +77,7 @@ class Trial:
             emit: makes the target's INT8 graph, of `engines.precision`.
             target: what it is for, such as `tensorrt` or `vnni`.
         """
-        self.graph, self.samples, self._emit, self._say = graph, samples, emit, say
+        self.graph, self.samples, self._emit = graph, samples, emit
         with onnxruntime_cpu.open_graph(graph, optimise=True) as engine:
             self.reference = infer_all(engine, samples.frames)
         code = Path(integer.__file__).read_bytes()  # another emission gives other numbers
@@ -116,6 +116,7 @@ class _Memory:
     def __init__(self, digest: str, say: Say) -> None:
         self._path, self._say = cache_folder("sensitivity") / f"{digest}.json", say
         self._known: dict[str, Measured] = {}
+        self._writable = True
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
             self._known = {key: Measured(*map(float, values)) for key, values in stored.items()}
@@ -127,11 +128,13 @@ class _Memory:
 
     def put(self, key: str, measured: Measured) -> Measured:
         self._known[key] = measured
+        if not self._writable:
+            return measured
         try:
             write_json(self._path, {k: list(asdict(v).values()) for k, v in self._known.items()})
         except OSError as error:
             self._say(f"{self._path.parent} cannot be written ({error.strerror}): an interrupted search starts anew")
-            self.put = lambda key, measured: self._known.setdefault(key, measured)  # type: ignore[method-assign]
+            self._writable = False
         return measured
 
 

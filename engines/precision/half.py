@@ -72,7 +72,7 @@ def islands(model: onnx.ModelProto, ranges: Ranges) -> dict[str, str]:
         elif large:
             worst = max(large, key=lambda n: near[n])
             reasons[node.name] = f"values up to {near[worst]:.0f} in {worst}"
-        elif unfit := next((n for n in node.input if n in constants and _unfit(constants[n], node)), None):
+        elif unfit := next((n for n in node.input if n in constants and _unfit(constants[n])), None):
             reasons[node.name] = f"the constant {unfit} does not fit half precision"
     return reasons
 
@@ -177,7 +177,7 @@ def _floating(model: onnx.ModelProto) -> set[str]:
     return {name for name, found in infer_types(model).items() if found.dtype == TensorProto.FLOAT}
 
 
-def _unfit(tensor: TensorProto, node: NodeProto) -> bool:
+def _unfit(tensor: TensorProto) -> bool:
     """Whether half precision changes a constant beyond rounding: too large, or a small one (epsilon) that vanishes.
 
     Weights may hold tiny values among larger ones: they add nothing.

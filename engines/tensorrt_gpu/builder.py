@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.options import TensorRtOptions
+from engines.options import Say, TensorRtOptions
 from engines.tensorrt_gpu import bindings as b
 from engines.tensorrt_gpu import timings
 from engines.tensorrt_gpu.progress import Progress, watch
@@ -15,7 +14,6 @@ from engines.tensorrt_gpu.typing85 import constrain
 from ssmt_edge.errors import BackendUnavailable, EngineError, UsageError
 from ssmt_edge.spec import Device, Precision
 
-Say = Callable[[str], None]
 _LISTED = 10
 """parser errors that a message spells out"""
 
