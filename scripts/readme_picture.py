@@ -15,8 +15,8 @@ import numpy as np
 
 import ssmt_edge
 from ssmt_edge.metrics import dice
+from ssmt_edge.overlay import caption, draw
 from ssmt_edge.phantom import phantom
-from ssmt_edge.sinks.video import caption, draw
 
 SIZE = (300, 400)
 

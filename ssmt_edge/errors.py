@@ -8,6 +8,7 @@ Every one carries a single line that names what came, what was expected and what
     ├── MissingDependency      1   an optional package (an extra) is not installed, or a foreign one is in its place
     ├── DataError              1   a data set, an image or a mask
     ├── SourceError            1   a stream of frames cannot be opened or read
+    │   └── SourceLost         1   a live source that was there is gone; it may come back
     ├── SinkError              1   a result cannot be written
     ├── CheckpointError        1   a checkpoint cannot be read, or does not fit
     ├── ExportError            1   a network cannot be turned into ONNX
@@ -43,6 +44,10 @@ class DataError(SsmtError):
 
 
 class SourceError(SsmtError):
+    pass
+
+
+class SourceLost(SourceError):
     pass
 
 

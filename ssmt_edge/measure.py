@@ -38,6 +38,8 @@ class Nodule:
     long_line: Line
     """both ends (x, y) in frame pixels; whole numbers are pixel centres"""
     short_line: Line
+    identity: int | None = None
+    """number that the nodule keeps from frame to frame, from 1; None outside a stream"""
 
 
 def measure(

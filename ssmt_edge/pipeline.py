@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from ssmt_edge.errors import UsageError
 from ssmt_edge.segment import Job, Result, RoiChoice, Segmenter
-from ssmt_edge.sinks import Sink, open_sink, sink_path
+from ssmt_edge.sinks import Sink, SinkContext, open_sink, sink_path
 from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import Engine
 from ssmt_edge.timing import timed
@@ -119,7 +119,9 @@ def _run(
         opened.callback(frames.close)
         writers: list[Sink] = []
         for sink in sinks:
-            writers.append(open_sink(sink, frames.fps) if isinstance(sink, str) else sink)
+            writers.append(
+                open_sink(sink, SinkContext(fps=frames.fps, source=frames)) if isinstance(sink, str) else sink
+            )
             opened.callback(writers[-1].close)
 
         captured, prepared, inferred = (Channel[Job](queue_size) for _ in range(3))

@@ -32,6 +32,7 @@ LOOK_AHEAD = 8
 SPECK = 16
 """pieces of a mask smaller than so many of the network's own pixels are not measured"""
 
+Outline = NDArray[np.int32]
 RoiChoice = Roi | Literal["auto", "full"]
 
 
@@ -55,12 +56,20 @@ class Result:
     """the network's own estimate of the nodule's share of `roi`, 0..1; None if it was not trained for it"""
     roi: Roi
     """the part of the frame that the network saw"""
+    outline: Outline | None = None
+    """int32 [N, 2], corners (x, y) of the scan area in frame pixels, inside `roi`; None where it is all of `roi`"""
+    spacing_mm: tuple[float, float] | None = None
+    """mm a pixel in x and in y; None if unknown"""
+    stream: int = 0
+    """which of several sources it comes from, from 0"""
+    captured: float = 0.0
+    """time.perf_counter() when the source handed the frame over"""
     stages_ms: dict[str, float] = field(default_factory=dict)
     """wall time of `decode` (0 for an array), `preprocess`, `infer` and `postprocess`, without waiting between them"""
     latency_ms: float = 0.0
     """from the moment the source handed the frame over, decoded, to this result, waiting in queues included"""
     dropped_before: int = 0
-    """frames left out since the last result; always 0 for files"""
+    """frames of a live source left out since the last result; always 0 for files"""
     unlike: float | None = None
     """how unlike the training set the frame is: above 1 for 5 % of the training frames, see `ssmt_edge.unlike`; None if
     the engine does not know"""

@@ -15,7 +15,7 @@ PACKAGES = ("ssmt_edge", "trainer", "engines", "benchmarks")
 TORCH = {"torch", "lightning", "pytorch_lightning", "monai", "transformers"}
 BANNED = {"torchvision", "timm", "segmentation_models_pytorch"}
 # the parts of ssmt_edge above the core: streams, and the command line on top of them
-RUNTIME = {"load", "stream", "pipeline", "segment", "sources", "sinks"}
+RUNTIME = {"health", "overlay", "viewer", "simulate", "load", "stream", "pipeline", "segment", "sources", "sinks"}
 CLI = {"cli"}
 
 

@@ -13,8 +13,8 @@ import pytest
 from fakes import disc, make_result
 
 from ssmt_edge.errors import SinkError
-from ssmt_edge.sinks import open_sink, sink_path
-from ssmt_edge.sinks.video import draw, fit
+from ssmt_edge.overlay import draw, fit
+from ssmt_edge.sinks import SinkContext, open_sink, sink_path
 
 
 def decoded(path: Path) -> list[Any]:
@@ -31,7 +31,7 @@ def decoded(path: Path) -> list[Any]:
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_video_has_every_frame_at_the_right_rate(tmp_path: Path, suffix: str, count: int) -> None:
     path = tmp_path / "new" / f"overlay.{suffix}"
-    sink = open_sink(str(path), 12.5)
+    sink = open_sink(str(path), SinkContext(fps=12.5))
     for i in range(count):
         sink.write(make_result(i, disc((121, 159), (40 + i, 60))))
     assert not path.exists()
@@ -45,7 +45,7 @@ def test_video_has_every_frame_at_the_right_rate(tmp_path: Path, suffix: str, co
 
 def test_video_without_h264(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
-    sink = open_sink(str(tmp_path / "o.mp4"), 30000 / 1001)
+    sink = open_sink(str(tmp_path / "o.mp4"), SinkContext(fps=30000 / 1001))
     for i in range(10):
         sink.write(make_result(i))
     sink.close()
@@ -58,7 +58,7 @@ def test_video_without_h264(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_any_rate_can_be_written(tmp_path: Path, fps: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     for codecs in (av.codecs_available, {"mpeg4"}):
         monkeypatch.setattr(av, "codecs_available", codecs)
-        sink = open_sink(str(tmp_path / "o.mp4"), fps)
+        sink = open_sink(str(tmp_path / "o.mp4"), SinkContext(fps=fps))
         for i in range(3):
             sink.write(make_result(i))
         sink.close()

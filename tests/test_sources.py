@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage
 
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
-from ssmt_edge.sinks import open_sink
+from ssmt_edge.sinks import SinkContext, open_sink
 from ssmt_edge.sources import Frame, open_source
 
 
@@ -353,7 +353,7 @@ def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
 
 def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sink = open_sink("12:30.mp4", 25.0)
+    sink = open_sink("12:30.mp4", SinkContext(fps=25.0))
     for index in range(3):
         sink.write(make_result(index))
     sink.close()

@@ -1,6 +1,6 @@
 """Where results go: overlay video, JSON lines, PNG masks.
 
-A new sink is one module with `open_file(path, fps) -> Sink` and one line in `BY_SUFFIX` or `BY_SCHEME`.
+A new sink is one module with `open_file(path, context) -> Sink` and one line in `BY_SUFFIX` or `BY_SCHEME`.
 """
 
 from __future__ import annotations
@@ -8,15 +8,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ssmt_edge.errors import SinkError
 
 if TYPE_CHECKING:
-    from ssmt_edge.segment import Result
+    from ssmt_edge.health import Health
+    from ssmt_edge.overlay import Overlay
+    from ssmt_edge.segment import Result, Segmenter
+    from ssmt_edge.sources import Source
 
-# suffix of a file, or `scheme:` before a path -> module whose `open_file(path, fps)` writes it, imported when opened
+# suffix of a file, or `scheme:` before a path -> module whose `open_file(path, context)` writes it
 BY_SUFFIX = {
     ".mp4": "ssmt_edge.sinks.video",
     ".mkv": "ssmt_edge.sinks.video",
@@ -26,6 +30,25 @@ BY_SUFFIX = {
 BY_SCHEME = {
     "png": "ssmt_edge.sinks.masks",
 }
+
+
+@dataclass(frozen=True)
+class SinkContext:
+    """What a sink may want to know before the first result."""
+
+    fps: float | None = None
+    """frames a second of the source; None if unknown"""
+    source: Source | None = None
+    """the opened source, for its `path` and `name`; never iterated by a sink"""
+    segmenter: Segmenter | None = None
+    """what makes the results; its threshold, region and spacing may be set while it runs"""
+    health: Health | None = None
+    """how the stream does, kept up to date"""
+    overlay: Overlay = "tint"
+    uncut: bool = False
+    """pictures show the whole frame, with whatever the scanner burned into it; by default only the scan area"""
+    keep_identifiers: bool = False
+    """what is written may carry the identifiers of a DICOM header"""
 
 
 class Sink(Protocol):
@@ -46,12 +69,12 @@ def sink_path(uri: str) -> Path:
     return Path(rest) if separator and scheme in BY_SCHEME else Path(uri)
 
 
-def open_sink(uri: str, fps: float | None = None) -> Sink:
+def open_sink(uri: str, context: SinkContext | None = None) -> Sink:
     """The sink for a file by its suffix, or for a folder of PNG masks (`png:DIR`, `DIR/` or a folder that exists).
 
     Args:
         uri: path, or scheme and path.
-        fps: frames a second of the source, None if unknown.
+        context: what is known of the stream.
 
     Raises:
         SinkError: no such kind of sink, or the place cannot be written to.
@@ -70,7 +93,7 @@ def open_sink(uri: str, fps: float | None = None) -> Sink:
             "ending with /"
         )
     module: Any = importlib.import_module(module_name)
-    return cast(Sink, module.open_file(path, fps))
+    return cast(Sink, module.open_file(path, context or SinkContext()))
 
 
 @contextmanager

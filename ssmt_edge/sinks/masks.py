@@ -11,12 +11,12 @@ import numpy as np
 from ssmt_edge.errors import SinkError
 from ssmt_edge.files import replacing
 from ssmt_edge.segment import Result
-from ssmt_edge.sinks import writing
+from ssmt_edge.sinks import SinkContext, writing
 
 _OURS = re.compile(r"mask_\d{6,}\.png")
 
 
-def open_file(path: Path, fps: float | None) -> MasksSink:
+def open_file(path: Path, context: SinkContext) -> MasksSink:
     """Raises SinkError if the folder cannot be created or written to."""
     return MasksSink(path)
 

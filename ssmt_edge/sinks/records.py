@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ssmt_edge.files import temporary_sibling
 from ssmt_edge.segment import Result
-from ssmt_edge.sinks import writing
+from ssmt_edge.sinks import SinkContext, writing
 
 
-def open_file(path: Path, fps: float | None) -> RecordsSink:
+def open_file(path: Path, context: SinkContext) -> RecordsSink:
     """Raises SinkError if the file cannot be created."""
     return RecordsSink(path)
 

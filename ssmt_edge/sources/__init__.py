@@ -1,13 +1,16 @@
-"""Where frames come from: video files, images, DICOM cines.
+"""Where frames come from: video files, images, DICOM cines, and live devices behind a URI.
 
-A new source is one module with `open_file(path) -> Source` and one line in `KINDS`.
+A new source is one module with `open_file(path) -> Source` and one line in `KINDS`, or with `open_uri(uri) -> Source`
+and one line in `BY_SCHEME`; a package of its own registers `open_uri` as an entry point of the group ENTRY_POINTS,
+under the scheme's name.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, cast
@@ -26,6 +29,11 @@ KINDS = {
     "video": "ssmt_edge.sources.video",
 }
 
+# scheme of a URI -> module whose `open_uri(uri)` opens it
+BY_SCHEME: dict[str, str] = {}
+
+ENTRY_POINTS = "ssmt_edge.sources"
+
 ASSUMED_FPS = 25.0
 """frames a second where a source has no clock (a folder of images, a DICOM cine without times)"""
 
@@ -35,7 +43,7 @@ class Frame:
     """One frame as it came from its source."""
 
     index: int
-    """counts from 0"""
+    """number in the stream, from 0; a gap stands for frames that the sender sent and that did not arrive whole"""
     t_source_ms: float
     """time since the first frame by the source's own clock; at ASSUMED_FPS where it has none"""
     pixels: NDArray[np.uint8]
@@ -50,7 +58,14 @@ class Source(Protocol):
     """An opened stream of frames: iterated once, then closed. A context manager that closes itself."""
 
     name: str
-    """file or folder, for messages"""
+    """file, folder or URI, for messages"""
+    path: Path | None
+    """the file or folder; None for anything else"""
+    live: bool
+    """time goes on whether frames are taken or not: the newest frame counts, and older ones may be left out.
+
+    `close` of a live source may be called from another thread while the iteration waits for a frame; the iteration
+    then ends within a second."""
     frame_count: int | None
     """as declared; None if unknown"""
     fps: float | None
@@ -59,7 +74,8 @@ class Source(Protocol):
     """one line for each thing that the user must know at the end, e.g. how many damaged packets were left out"""
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises SourceError where no further frame can be read although there should be one."""
+        """Raises SourceError where no further frame can be read although there should be one; `SourceLost` of a live
+        source says that opening it again may bring it back."""
         ...
 
     def close(self) -> None: ...
@@ -72,13 +88,13 @@ class Source(Protocol):
 
 
 def open_source(uri: str) -> Source:
-    """The source behind a path (or `file://` URI): folder of images, image, DICOM file, video file.
+    """The source behind a path (or `file://` URI: folder of images, image, DICOM file, video file) or another URI.
 
     Raises SourceError if there is nothing, or nothing readable, at that place.
     """
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
-        raise SourceError(f"{uri}: no source for {scheme}://; give a video file, a DICOM file or a folder of images")
+        return _opener(scheme, uri)(uri)
     if not (rest if separator else uri):
         raise SourceError(f"the source {uri!r} names no place; give a video file, a DICOM file or a folder of images")
     path = Path(rest if separator else uri)
@@ -90,6 +106,20 @@ def open_source(uri: str) -> Source:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
     module: Any = importlib.import_module(KINDS[kind])
     return cast(Source, module.open_file(path))
+
+
+def _opener(scheme: str, uri: str) -> Callable[[str], Source]:
+    """What opens a scheme: a module of this package, else what another package registered."""
+    if module_name := BY_SCHEME.get(scheme):
+        return cast("Callable[[str], Source]", importlib.import_module(module_name).open_uri)
+    registered = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    if scheme not in registered:
+        known = ", ".join(f"{name}://" for name in sorted({*BY_SCHEME, *registered}))
+        raise SourceError(f"{uri}: no source for {scheme}://; give a file, a folder of images or one of {known}")
+    try:
+        return cast("Callable[[str], Source]", registered[scheme].load())
+    except Exception as error:  # whatever another package does when it is imported
+        raise SourceError(f"{uri}: {registered[scheme].value}, registered for {scheme}://, fails: {error}") from None
 
 
 def _kind(path: Path) -> str:

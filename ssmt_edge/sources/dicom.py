@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ from pydicom.pixels.utils import iter_pixels
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
 from ssmt_edge.sources import ASSUMED_FPS, Frame, plausible_fps
+from ssmt_edge.sources.base import BaseSource
 
 Pixels = NDArray[np.uint8]
 Spacing = tuple[float, float]
@@ -31,12 +31,12 @@ def open_file(path: Path) -> DicomSource:
     return DicomSource(path)
 
 
-class DicomSource:
+class DicomSource(BaseSource):
     """Frames of one DICOM file: palette and YBR become RGB, MONOCHROME1 is inverted, deep values scaled to 8 bits."""
 
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.notes: list[str] = []
+        super().__init__(str(path))
+        self.path = path
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except Exception as error:  # pydicom raises many kinds on damaged files
@@ -45,7 +45,7 @@ class DicomSource:
             raise SourceError(f"{path} has no pixel data ({_kind(header)}); give a DICOM image or cine")
         self._path = path
         try:
-            self.frame_count: int | None = int(header.get("NumberOfFrames") or 1)
+            self.frame_count = int(header.get("NumberOfFrames") or 1)
             self._times = _times_ms(header)
             self.fps = _fps(header)
             self._to_8_bit = _to_8_bit(header)
@@ -101,17 +101,6 @@ class DicomSource:
             x, y = (abs(_number(region.get(f"PhysicalDelta{axis}"))) * 10 for axis in "XY")
             spacing = _spacing(x, y) or spacing
         return box.clipped((header.Rows, header.Columns)), spacing
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> DicomSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _kind(header: pydicom.Dataset) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 import cv2
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from ssmt_edge.dataset import SUFFIXES
 from ssmt_edge.errors import SourceError
 from ssmt_edge.sources import ASSUMED_FPS, Frame
+from ssmt_edge.sources.base import BaseSource
 
 
 def open_file(path: Path) -> ImageSource:
@@ -22,36 +22,23 @@ def open_file(path: Path) -> ImageSource:
     return ImageSource(path)
 
 
-class ImageSource:
+class ImageSource(BaseSource):
     """Images of one folder (not of folders below it); sizes may differ. Deep gray values are scaled to 8 bits."""
 
-    fps: float | None = None
-
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.notes: list[str] = []
+        super().__init__(str(path))
+        self.path = path
         self._files = [path]
         if path.is_dir():
             found = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             self._files = sorted(found, key=_by_number)
         if not self._files:
             raise SourceError(f"{path} holds no images ({', '.join(SUFFIXES)}); give a folder of images")
-        self.frame_count: int | None = len(self._files)
+        self.frame_count = len(self._files)
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self._files):
             yield Frame(index, index * 1e3 / ASSUMED_FPS, _read(file))
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> ImageSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _by_number(file: Path) -> list[str | int]:

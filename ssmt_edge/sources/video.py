@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import av
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssmt_edge.errors import SourceError
 from ssmt_edge.sources import ASSUMED_FPS, Frame, plausible_fps
+from ssmt_edge.sources.base import BaseSource
 
 # from PyAV 17 on colours are converted by a thread a core unless told otherwise, which is slower than one alone
 ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
@@ -27,12 +27,12 @@ def open_file(path: Path) -> VideoSource:
     return VideoSource(path)
 
 
-class VideoSource:
+class VideoSource(BaseSource):
     """Every frame of a video file that can be decoded, with its own time stamp; damaged packets are left out."""
 
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.notes: list[str] = []
+        super().__init__(str(path))
+        self.path = path
         try:
             self._container = av.open(str(path.resolve()))  # FFmpeg takes "a:b.mp4" for a protocol
         except av.error.FFmpegError as error:
@@ -89,11 +89,3 @@ class VideoSource:
 
     def close(self) -> None:
         self._container.close()
-
-    def __enter__(self) -> VideoSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -1,0 +1,36 @@
+"""What all sources have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ssmt_edge.sources import Frame
+
+
+class BaseSource:
+    """A source with nothing declared; a subclass sets what it knows and yields frames."""
+
+    live = False
+    frame_count: int | None = None
+    fps: float | None = None
+    path: Path | None = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.notes: list[str] = []
+
+    def __iter__(self) -> Iterator[Frame]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> BaseSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
