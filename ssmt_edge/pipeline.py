@@ -1,200 +1,330 @@
-"""The stream: source, segmenter and sinks, each step in a thread of its own, joined by bounded channels.
+"""The stream: sources, one engine and sinks, each step in a thread of its own, joined by bounded channels.
 
-    source -> [capture] -> [preprocess] -> [infer] -> [postprocess] -+-> [sink] ...
-                                                                     '-> the caller's loop
+    source -> [capture] -> [preprocess] -+           +-> [postprocess] -+-> [sink] ...
+                                         +-> [infer] +                  '-> the caller's loop
+    source -> [capture] -> [preprocess] -+           +-> [postprocess] -+-> [sink] ...
 
-A file loses no frame: a full channel makes the step before it wait. However a run ends (last frame, an error in any
-step, the caller leaving the loop, Ctrl-C), what is already past the end's cause goes on to the sinks, which then
-complete their files.
+A file loses no frame: a full channel makes the step before it wait. A live source keeps the newest frame before
+inference and counts what it dropped, so that lag never grows, and its sinks may miss results but never slow inference.
+However a run ends (last frame, an error in any step, the caller leaving the loop, Ctrl-C), what is already past the
+end's cause goes on to the sinks, which then complete their files.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING
 
+from ssmt_edge.channels import Channel, Step, take_each
 from ssmt_edge.errors import UsageError
-from ssmt_edge.segment import Job, Result, RoiChoice, Segmenter
+from ssmt_edge.health import Health
+from ssmt_edge.outlet import Outlet
+from ssmt_edge.segment import Job, Memory, Result, RoiChoice, Segmenter, infer_together
 from ssmt_edge.sinks import Sink, SinkContext, open_sink, sink_path
 from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import Engine
 from ssmt_edge.timing import timed
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from ssmt_edge.overlay import Overlay
+
+SourceChoice = str | Path | Source
+SinkChoice = str | Path | Sink | Callable[[SinkContext], Sink]
+
+WARN_EVERY_S = 10.0
+"""late results are told of at most so often"""
+
+SOURCE_CLOSE_S = 5.0
+"""time that a live source's thread has to end"""
 
 
-class Channel(Generic[_T]):
-    """Hands items from one thread to another, at most `size` waiting. Iterating ends after the last item."""
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stream is run and shown."""
 
-    def __init__(self, size: int) -> None:
-        self._items: deque[_T] = deque()
-        self._size = size
-        self._changed = threading.Condition()
-        self._ended = False
-        self._unwanted = False
+    smooth: bool = False
+    """probabilities are smoothed over time"""
+    max_latency_ms: float | None = None
+    """results later than this are counted and told of; None for no limit"""
+    overlay: Overlay = "tint"
+    uncut: bool = False
+    """pictures show the whole frame, with whatever the scanner burned into it; by default only the scan area"""
+    keep_identifiers: bool = False
+    """what is written may carry the identifiers of a DICOM header"""
+    queue_size: int = 4
+    """frames of a file that wait between two steps at most, >= 1"""
 
-    def put(self, item: _T) -> bool:
-        """Waits for room; False if nobody wants items any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._unwanted or len(self._items) < self._size)
-            if not self._unwanted:
-                self._items.append(item)
-                self._changed.notify_all()
-            return not self._unwanted
-
-    def end(self) -> None:
-        """The sender has no further items; those waiting are still delivered."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        """The receiver wants no further items; those waiting are dropped."""
-        with self._changed:
-            self._unwanted = True
-            self._items.clear()
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[_T]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._unwanted or bool(self._items))
-                if not self._items:
-                    return
-                item = self._items.popleft()
-                self._changed.notify_all()
-            yield item
+    def __post_init__(self) -> None:
+        if self.queue_size < 1:
+            raise UsageError(f"queue size is {self.queue_size}, expected at least 1")
+        if self.max_latency_ms is not None and not self.max_latency_ms > 0:
+            raise UsageError(f"largest latency is {self.max_latency_ms} ms, expected a value > 0")
 
 
 def stream(
     engine: Engine | Segmenter,
-    source: str | Path | Source,
+    source: SourceChoice | Sequence[SourceChoice],
     *,
-    sinks: Sequence[str | Path | Sink] = (),
+    sinks: Sequence[SinkChoice] = (),
     roi: RoiChoice | None = None,
     mm_per_pixel: float | None = None,
-    queue_size: int = 4,
+    options: StreamOptions = StreamOptions(),
+    tell: Callable[[str], None] | None = None,
 ) -> Generator[Result, None, None]:
-    """Results of a source, in order, while sinks write them. Nothing starts before the first result is asked for.
+    """Results of one or several sources, each in order, while sinks write them; starts when the first is asked for.
 
-    Source, sinks and threads are closed when the iteration ends, for whatever reason; the engine stays open. Leaving a
+    Sources, sinks and threads are closed when the iteration ends, for whatever reason; the engine stays open. Leaving a
     loop early closes them as soon as the iterator is gone: wrap it in `contextlib.closing` to choose the moment.
 
     Args:
         engine: an opened engine, or what `load` returned.
-        source: path of a video, DICOM file, image or folder of images, or an opened source.
-        sinks: paths as for `open_sink`, or opened sinks.
+        source: path or URI as for `open_source`, or an opened source; or several of them, told apart by `Result.stream`.
+        sinks: paths as for `open_sink`, opened sinks, or functions that open one. With several sources every sink is
+            opened once a source, as `numbered` says.
         roi, mm_per_pixel: see `Segmenter`; None keeps what a given segmenter has.
-        queue_size: frames that wait between two steps at most, >= 1.
+        tell: called with one line for each thing to know at once (a failed sink, a lost source, late results), from any
+            thread.
 
     Raises:
-        SourceError, SinkError, EngineError, UsageError: when the iteration reaches the cause; all results before it
-            have been delivered and written.
+        SourceError, EngineError, UsageError: when the iteration reaches the cause; all results before it have been
+            delivered and written.
+        SinkError: a sink failed. The others go on without it, and the error is raised at the end; when no sink is left
+            the iteration ends.
     """
-    if queue_size < 1:
-        raise UsageError(f"queue size is {queue_size}, expected at least 1")
-    known = engine if isinstance(engine, Segmenter) else Segmenter(engine)
-    segmenter = Segmenter(
-        known.engine,
-        known.roi if roi is None else roi,
-        known.mm_per_pixel if mm_per_pixel is None else mm_per_pixel,
-        known.threshold,
-    )
-    source = str(source) if isinstance(source, Path) else source
-    given = [str(sink) if isinstance(sink, Path) else sink for sink in sinks]
-    _refuse_overwriting(source, given)
-    return _run(segmenter, source, given, queue_size)
+    return Run(engine, source, sinks=sinks, roi=roi, mm_per_pixel=mm_per_pixel, options=options, tell=tell).results()
 
 
-def _run(
-    segmenter: Segmenter, source: str | Source, sinks: Sequence[str | Sink], queue_size: int
-) -> Generator[Result, None, None]:
-    with ExitStack() as opened:
-        frames = open_source(source) if isinstance(source, str) else source
-        opened.callback(frames.close)
-        writers: list[Sink] = []
-        for sink in sinks:
-            writers.append(
-                open_sink(sink, SinkContext(fps=frames.fps, source=frames)) if isinstance(sink, str) else sink
-            )
-            opened.callback(writers[-1].close)
+@dataclass
+class Stream:
+    """One source of a run and what belongs to it."""
 
-        captured, prepared, inferred = (Channel[Job](queue_size) for _ in range(3))
-        results, *to_write = (Channel[Result](queue_size) for _ in range(1 + len(writers)))
-        steps = [
-            Step("capture", _capture(frames), None, [captured]),
-            Step("preprocess", map(segmenter.preprocess, segmenter.locate(captured)), captured, [prepared]),
-            Step("infer", map(segmenter.infer, prepared), prepared, [inferred]),
-            Step("postprocess", map(segmenter.postprocess, inferred), inferred, [*to_write, results]),
-            *(Step("sink", map(w.write, channel), channel, []) for w, channel in zip(writers, to_write, strict=True)),
-        ]
-        try:
-            for step in steps:
-                step.start()
-            yield from results
-        finally:
-            results.cancel()
-            for step in steps:
-                if step.ident is not None:
-                    step.join()
-            # what follows from the first failure (a channel that nobody reads) raises nothing of its own
-            if failures := sorted((s.failure for s in steps if s.failure), key=lambda failure: failure[0]):
-                raise failures[0][1]
+    number: int
+    given: str | Source
+    segmenter: Segmenter
+    health: Health = field(default_factory=Health)
+    source: Source | None = None
+    """None before the run has opened it"""
+    outlets: list[Outlet] = field(default_factory=list)
+    first: int | None = None
+    """index of the first frame captured"""
 
 
-class Step(threading.Thread):
-    """Sends every item of `work` to all outboxes, until it ends or fails or an outbox is cancelled.
-
-    Either way the steps before it are told to stop, and those after it that nothing more will come.
-    """
+class Run:
+    """Sources, engine and sinks of one run; see `stream` for the arguments. `results()` runs it, once."""
 
     def __init__(
-        self, name: str, work: Iterator[Any], inbox: Channel[Any] | None, outboxes: Sequence[Channel[Any]]
+        self,
+        engine: Engine | Segmenter,
+        source: SourceChoice | Sequence[SourceChoice],
+        *,
+        sinks: Sequence[SinkChoice] = (),
+        roi: RoiChoice | None = None,
+        mm_per_pixel: float | None = None,
+        options: StreamOptions = StreamOptions(),
+        tell: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(name=f"ssmt-{name}", daemon=True)
-        self._work = work
-        self._inbox = inbox
-        self._outboxes = outboxes
-        self.failure: tuple[float, BaseException] | None = None
-        """when, and what"""
+        known = engine if isinstance(engine, Segmenter) else Segmenter(engine)
+        self._engine = known.engine
+        self._options = options
+        self._tell = tell or (lambda line: None)
+        several = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+        if not several:
+            raise UsageError("there is no source; give at least one")
+        roi = known.roi if roi is None else roi
+        spacing = known.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
+        # a segmenter a source: its threshold, region and spacing may be set while it runs
+        self.streams = [
+            Stream(
+                i,
+                str(given) if isinstance(given, Path) else given,
+                Segmenter(known.engine, roi, spacing, known.threshold),
+            )
+            for i, given in enumerate(several)
+        ]
+        self._sinks = [str(sink) if isinstance(sink, Path) else sink for sink in sinks]
+        if len(several) > 1 and (opened := [s for s in self._sinks if not isinstance(s, str) and not callable(s)]):
+            raise UsageError(f"the opened sink {opened[0]} cannot take several sources; give a path or a function")
+        _refuse_overwriting(self.streams, self._sinks)
+        self._stopping = threading.Event()
+        self._late_told = 0.0
 
-    def run(self) -> None:
-        try:
-            for item in self._work:
-                # every outbox gets the item, also when one of them is cancelled
-                wanted = [outbox.put(item) for outbox in self._outboxes]
-                if not all(wanted):
-                    break
-        except BaseException as error:
-            self.failure = (time.perf_counter(), error)
-        finally:
-            if self._inbox is not None:
-                self._inbox.cancel()
-            for outbox in self._outboxes:
-                outbox.end()
+    def stop(self) -> None:
+        """No further frames are captured; what is under way is finished. May be called from another thread."""
+        self._stopping.set()
+        for one in self.streams:
+            if one.source is not None:
+                one.source.interrupt()
 
+    def results(self) -> Generator[Result, None, None]:
+        with ExitStack() as opened:
+            for one in self.streams:
+                self._open(one, opened)
+            steps, results = self._steps()
+            outlets = [outlet for one in self.streams for outlet in one.outlets]
+            cause: BaseException | None = None
+            try:
+                for thread in (*outlets, *steps):
+                    thread.start()
+                yield from results
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # Ctrl-C while waiting for a result
+                cause = error
+                raise
+            finally:
+                self._finish(steps, results, outlets)
+                if cause is None:
+                    _raise_first(steps, outlets)
 
-def _capture(source: Source) -> Iterator[Job]:
-    frames = iter(source)
-    while True:
-        stages_ms: dict[str, float] = {}
-        with timed(stages_ms, "decode"):
-            frame = next(frames, None)
-        if frame is None:
+    def _finish(self, steps: Sequence[Step], results: Channel[Result], outlets: Sequence[Outlet]) -> None:
+        """Lets what was captured go through to the sinks, and these complete their files."""
+        results.discard()
+        self.stop()
+        for step in steps:
+            if step.ident is not None:
+                step.join(SOURCE_CLOSE_S if step.name == "ssmt-capture" else None)
+        for outlet in outlets:
+            outlet.end()
+            outlet.wait()
+        for one in self.streams:
+            one.health.state = "ended"
+
+    def _open(self, one: Stream, opened: ExitStack) -> None:
+        source = one.source = open_source(one.given) if isinstance(one.given, str) else one.given
+        opened.callback(source.close)
+        source.on_state = lambda state: self._source_is(one, state)
+        options = self._options
+        context = SinkContext(
+            source.fps, source, one.segmenter, one.health, options.overlay, options.uncut, options.keep_identifiers
+        )
+        for given in self._sinks:
+            if isinstance(given, str):
+                name = numbered(given, one.number, len(self.streams))
+                sink: Sink = open_sink(name, context)
+            else:
+                sink = given(context) if callable(given) else given
+                name = type(sink).__name__
+            outlet = Outlet(sink, name, source.live, options.queue_size, self._sink_failed)
+            opened.callback(outlet.close_unstarted)
+            one.outlets.append(outlet)
+
+    def _steps(self) -> tuple[list[Step], Channel[Result]]:
+        live = [one.source is not None and one.source.live for one in self.streams]
+        size, changed = self._options.queue_size, threading.Condition()
+        captured = [Channel[Job](1 if now else size, newest=now) for now in live]
+        prepared = [Channel[Job](1 if now else size, newest=now, changed=changed) for now in live]
+        inferred = [Channel[Job](1 if now else size, changed=changed) for now in live]
+        results = Channel[Result](size, newest=all(live), senders=len(live))
+
+        def infer() -> Iterator[Job]:
+            for jobs in take_each(prepared, inferred):
+                infer_together(self._engine, jobs)
+                yield from jobs
+
+        def deliver(job: Job) -> bool:
+            return inferred[job.stream].put(job)
+
+        steps = []
+        for i, one in enumerate(self.streams):
+            ready = map(one.segmenter.preprocess, one.segmenter.locate(captured[i]))
+            done = self._results(one, inferred[i])
+            steps += [
+                Step("capture", self._capture(one), captured[i].put, [], [captured[i]], self.stop),
+                Step("preprocess", ready, prepared[i].put, [captured[i]], [prepared[i]], self.stop),
+                Step("postprocess", done, results.put, [inferred[i]], [results], self.stop),
+            ]
+        steps.append(Step("infer", infer(), deliver, prepared, inferred, self.stop))
+        return steps, results
+
+    def _capture(self, one: Stream) -> Iterator[Job]:
+        assert one.source is not None
+        frames = iter(one.source)
+        while not self._stopping.is_set():
+            stages_ms: dict[str, float] = {}
+            with timed(stages_ms, "decode"):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            now = time.perf_counter()
+            one.first = frame.index if one.first is None else one.first
+            one.health.captured += 1
+            one.health.last_capture = now
+            yield Job(frame, now, stages_ms, one.number)
+
+    def _results(self, one: Stream, jobs: Channel[Job]) -> Iterator[Result]:
+        """Turns jobs into results, counts them and hands them to the sinks."""
+        memory, health = Memory(), one.health
+        expected = one.first
+        for job in jobs:
+            result = one.segmenter.postprocess(job, memory)
+            expected = one.first if expected is None else expected
+            assert expected is not None
+            result.dropped_before = result.frame - expected
+            expected = result.frame + 1
+            health.done += 1
+            health.dropped += result.dropped_before
+            health.latency.add(result.latency_ms)
+            self._check_latency(one, result)
+            for outlet in one.outlets:
+                outlet.put(result)
+            yield result
+
+    def _check_latency(self, one: Stream, result: Result) -> None:
+        limit, health = self._options.max_latency_ms, one.health
+        if limit is None or result.latency_ms <= limit:
             return
-        yield Job(frame, time.perf_counter(), stages_ms)
+        health.overruns += 1
+        if time.perf_counter() - self._late_told > WARN_EVERY_S:
+            self._late_told = time.perf_counter()
+            self._tell(
+                f"{self._name(one)}: frame {result.frame} took {result.latency_ms:.0f} ms, more than {limit:g} ms "
+                f"({health.overruns} of {health.done} frames so far)"
+            )
+
+    def _source_is(self, one: Stream, state: str) -> None:
+        one.health.state = "lost" if state == "lost" else "running"
+        self._tell(f"{self._name(one)}: " + ("lost, trying to reach it again" if state == "lost" else "back again"))
+
+    def _name(self, one: Stream) -> str:
+        return one.source.name if one.source is not None else str(one.given)
+
+    def _sink_failed(self, outlet: Outlet) -> None:
+        self._tell(str(outlet.failure))
+        if all(other.failure is not None for one in self.streams for other in one.outlets):
+            self.stop()
 
 
-def _refuse_overwriting(source: str | Source, sinks: Sequence[str | Sink]) -> None:
-    """UsageError for a sink that would write over the source or over another sink."""
-    name = source if isinstance(source, str) else source.name
-    taken = {Path(name.removeprefix("file://")).resolve(): "the source"}
-    for path in (sink_path(sink) for sink in sinks if isinstance(sink, str)):
+def _raise_first(steps: Sequence[Step], outlets: Sequence[Outlet]) -> None:
+    # what follows from the first failure (a channel that nobody reads) raises nothing of its own
+    if failures := sorted((s.failure for s in steps if s.failure), key=lambda failure: failure[0]):
+        raise failures[0][1]
+    for outlet in outlets:
+        if outlet.failure is not None:
+            raise outlet.failure
+
+
+def numbered(sink: str, stream: int, streams: int) -> str:
+    """The name of a sink for one of several sources: `out/r.jsonl` becomes `out/r-1.jsonl`, `m/` becomes `m-1/`."""
+    if streams == 1:
+        return sink
+    head, slash, name = sink.rstrip("/").rpartition("/")
+    stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
+    return f"{head}{slash}{stem}-{stream + 1}{dot}{suffix}{'/' * sink.endswith('/')}"
+
+
+def _refuse_overwriting(streams: Sequence[Stream], sinks: Sequence[SinkChoice]) -> None:
+    """UsageError for a sink that would write over a source or over another sink."""
+    names = [one.given if isinstance(one.given, str) else one.given.name for one in streams]
+    taken = {Path(name.removeprefix("file://")).resolve(): "the source" for name in names}
+    written = [
+        sink_path(numbered(s, i, len(streams))) for s in sinks if isinstance(s, str) for i in range(len(streams))
+    ]
+    for path in written:
         if there := taken.get(path.resolve()):
             raise UsageError(f"{path} is also {there}; give the sink another name")
         taken[path.resolve()] = "another sink"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -97,13 +97,21 @@ class Job:
     """A frame on its way to a result; each step fills in its part."""
 
     frame: Frame
-    handed_over: float
-    """time.perf_counter() when the source had decoded it"""
+    captured: float
+    """time.perf_counter() when the source handed it over, decoded"""
     stages_ms: dict[str, float]
+    stream: int = 0
+    """which of several sources it comes from"""
     roi: Roi | None = None
+    outline: Outline | None = None
+    """[N, 2], corners of the scan area inside `roi`"""
     inputs: Gray | None = None
     """[1, 1, S, S]"""
     outputs: dict[str, NDArray[Any]] | None = None
+
+
+class Memory:
+    """What one stream remembers from frame to frame."""
 
 
 class Segmenter:
@@ -127,15 +135,33 @@ class Segmenter:
         mm_per_pixel: float | None = None,
         threshold: float | None = None,
     ) -> None:
-        if mm_per_pixel is not None and not (mm_per_pixel > 0 and math.isfinite(mm_per_pixel)):
-            raise UsageError(f"mm per pixel is {mm_per_pixel}, expected a finite value > 0, e.g. 0.07")
-        if threshold is not None and not 0 < threshold < 1:
-            raise UsageError(f"threshold is {threshold}, expected a value between 0 and 1")
         self.engine = engine
         self.roi: RoiChoice = roi
         self.mm_per_pixel = mm_per_pixel
         self.threshold = engine.spec.threshold if threshold is None else threshold
-        self._level = threshold_level(self.threshold)
+
+    @property
+    def mm_per_pixel(self) -> float | None:
+        """Spacing in x and y, > 0; None for what the source says. May be set while a stream runs."""
+        return self._mm_per_pixel
+
+    @mm_per_pixel.setter
+    def mm_per_pixel(self, value: float | None) -> None:
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UsageError(f"mm per pixel is {value}, expected a finite value > 0, e.g. 0.07")
+        self._mm_per_pixel = value
+
+    @property
+    def threshold(self) -> float:
+        """On the probability, between 0 and 1. May be set while a stream runs."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if not 0 < value < 1:
+            raise UsageError(f"threshold is {value}, expected a value between 0 and 1")
+        self._threshold = value
+        self._level = threshold_level(value)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Result:
         """One frame, uint8 gray [H, W] or RGB [H, W, 3] of any size, on its own: nothing is kept between calls.
@@ -152,12 +178,12 @@ class Segmenter:
         return self.postprocess(self.infer(self.preprocess(job)))
 
     def locate(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Gives every job its region; one scan area holds for a stream until the frame's size changes.
+        """Gives every job its region; one scan area holds for a stream until the frame's size or `roi` changes.
 
         The scan area is found from the first LOOK_AHEAD frames together, because a single frame may be dark: so many
         jobs are read before the first one is handed on.
         """
-        for _, group in groupby(jobs, key=lambda job: (job.frame.pixels.shape[:2], job.frame.roi)):
+        for _, group in groupby(jobs, key=lambda job: (job.frame.pixels.shape[:2], job.frame.roi, self.roi)):
             yield from self._locate_alike(group)
 
     def _locate_alike(self, jobs: Iterator[Job]) -> Iterator[Job]:
@@ -180,13 +206,14 @@ class Segmenter:
 
     def infer(self, job: Job) -> Job:
         """Network input to the engine's outputs."""
-        assert job.inputs is not None
-        with timed(job.stages_ms, "infer"):
-            job.outputs = self.engine.infer(job.inputs)
+        infer_together(self.engine, [job])
         return job
 
-    def postprocess(self, job: Job) -> Result:
-        """The engine's outputs to mask and measurements in the frame's own pixels."""
+    def postprocess(self, job: Job, memory: Memory | None = None) -> Result:
+        """The engine's outputs to mask and measurements in the frame's own pixels.
+
+        With the stream's `memory` the probabilities may be smoothed over time and nodules keep their identity.
+        """
         assert job.roi is not None and job.inputs is not None and job.outputs is not None
         frame, spec = job.frame, self.engine.spec
         with timed(job.stages_ms, "postprocess"):
@@ -198,7 +225,7 @@ class Segmenter:
             smallest = SPECK * job.roi.width * job.roi.height / spec.input_size**2
             nodules = measure(mask, probability, spacing, max(SPECK, round(smallest)))
             strangeness = unlike(job.inputs[0, 0], spec)
-        latency = (time.perf_counter() - job.handed_over) * 1e3
+        latency = (time.perf_counter() - job.captured) * 1e3
         return Result(
             frame=frame.index,
             t_source_ms=frame.t_source_ms,
@@ -208,6 +235,10 @@ class Segmenter:
             nodules=nodules,
             size=size,
             roi=job.roi,
+            outline=job.outline,
+            spacing_mm=spacing,
+            stream=job.stream,
+            captured=job.captured,
             stages_ms=job.stages_ms,
             latency_ms=latency,
             unlike=strangeness,
@@ -258,6 +289,19 @@ def load(
     return Segmenter(open_engine(Path(path), threads), roi, mm_per_pixel, threshold)
 
 
+def infer_together(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Runs the engine on several jobs' inputs, at most `engine.max_batch` at once; each is charged the whole call."""
+    for start in range(0, len(jobs), engine.max_batch):
+        batch = jobs[start : start + engine.max_batch]
+        inputs = [job.inputs for job in batch if job.inputs is not None]
+        spent: dict[str, float] = {}
+        with timed(spent, "infer"):
+            outputs = engine.infer(inputs[0] if len(inputs) == 1 else np.concatenate(inputs))
+        for i, job in enumerate(batch):
+            job.stages_ms.update(spent)
+            job.outputs = outputs if len(batch) == 1 else {name: array[i : i + 1] for name, array in outputs.items()}
+
+
 def _gray(frame: Frame) -> Gray:
     try:
         return to_gray(frame.pixels)
@@ -273,4 +317,6 @@ def _checked(outputs: dict[str, NDArray[Any]], name: str, shape: tuple[int, ...]
         raise EngineError(
             f"the engine returned {came} as {name!r}, expected {np.dtype(dtype)} {list(shape)}; build the engine again"
         )
+    if not np.isfinite(found).all():
+        raise EngineError(f"the engine returned NaN or infinity as {name!r}; build the engine again, and verify it")
     return found

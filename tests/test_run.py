@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def load(path: Path, threads: int | None, roi: Any, mm_per_pixel: float | None) -> Segmenter:
-        return Segmenter(BrightEngine(), roi, mm_per_pixel)
+    def load(path: Path, threads: int | None, *choices: Any) -> Segmenter:
+        return Segmenter(BrightEngine(), *choices)
 
     monkeypatch.setattr(segment, "load", load)
     app = typer.Typer()

@@ -1,14 +1,13 @@
-"""`ssmt-edge run`: an engine on a source, results to sinks."""
+"""`ssmt-edge run`: an engine on one or several sources, results to sinks and to a viewer."""
 
 from __future__ import annotations
 
-import json
+import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,49 +15,108 @@ from ssmt_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from ssmt_edge.geometry import Roi
-    from ssmt_edge.segment import Result, RoiChoice
-    from ssmt_edge.timing import LatencyHistogram
+    from ssmt_edge.segment import RoiChoice
+
+SINKS = (
+    "Overlay video *.mp4, *.mkv, *.avi; records *.jsonl, *.csv; masks DIR/ (PNG), *.dcm (DICOM SEG); summary *.html, "
+    "*.json; igtl-out://:18945. Repeatable."
+)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends like Ctrl-C, with complete files, and an exit code of its own."""
 
 
 def run(
     engine: Annotated[Path, typer.Argument(help="Engine folder that build-engine wrote.")],
-    source: Annotated[str, typer.Argument(help="Video file, DICOM file, image or folder of images.")],
-    sink: Annotated[
-        list[str] | None,
-        typer.Option(help="*.mp4, *.mkv, *.avi: overlay video. *.jsonl: records. DIR/: PNG masks. Repeatable."),
-    ] = None,
+    source: Annotated[
+        list[str],
+        typer.Argument(help="Video, DICOM file, image, folder of images, or igtl://, rtsp://, http://, v4l2://, csi://."),
+    ],
+    sink: Annotated[list[str] | None, typer.Option(help=SINKS)] = None,
+    view: Annotated[bool, typer.Option("--view", help="Serve a page with the live stream and its controls.")] = False,
+    host: Annotated[str, typer.Option(help="Address of the page; other than loopback asks for a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 8080,
+    record_dir: Annotated[Path, typer.Option(help="Folder for the page's snapshots and recordings.")] = Path("out/view"),
     roi: Annotated[
         str, typer.Option(metavar="auto|full|X,Y,W,H", help="Region to look at; auto: DICOM's, else the scan area.")
     ] = "auto",
     mm_per_pixel: Annotated[
         float | None, typer.Option(metavar="MM", help="Spacing, where the source does not tell it.")
     ] = None,
+    threshold: Annotated[float | None, typer.Option(help="On the probability; by default the engine's.")] = None,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Smooth the masks over time.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Play a file again and again.")] = False,
+    rate: Annotated[
+        str, typer.Option(metavar="max|native|FPS", help="How fast a file is played.")
+    ] = "max",
+    start: Annotated[float, typer.Option(metavar="S", help="Begin a file at this second.")] = 0.0,
+    stop: Annotated[float | None, typer.Option(metavar="S", help="End a file at this second.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(metavar="MS", help="Warn of results that come later after capture, and count them.")
+    ] = None,
+    overlay: Annotated[
+        Literal["tint", "contour", "side-by-side"], typer.Option(help="How masks are drawn.")
+    ] = "tint",
+    uncut: Annotated[
+        bool, typer.Option("--uncut", help="Pictures show the whole frame, with names that the scanner burned in.")
+    ] = False,
+    keep_identifiers: Annotated[
+        bool, typer.Option("--keep-identifiers", help="DICOM SEG keeps the patient and study of its source.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the closing summary as JSON.")] = False,
 ) -> None:
-    """Run an engine on a video, a DICOM cine or a folder of images."""
-    from ssmt_edge.pipeline import stream
+    """Run an engine on videos, DICOM cines, folders of images or live probes."""
+    from ssmt_edge.cli.tally import Tally
+    from ssmt_edge.cli.terminal import say
+    from ssmt_edge.pipeline import Run, StreamOptions
     from ssmt_edge.segment import load
-    from ssmt_edge.sinks import sink_path
     from ssmt_edge.sources import open_source
+    from ssmt_edge.sources.playback import Play, parse_rate
 
-    sinks = sink or []
-    region = _region(roi)
-    with load(engine, threads, region, mm_per_pixel) as segmenter, open_source(source) as frames:
-        tally = Tally()
+    options = StreamOptions(smooth, max_latency_ms, overlay, uncut, keep_identifiers)
+    play = Play(parse_rate(rate), loop, start, stop)
+    sinks: list[Any] = list(sink or [])
+    with ExitStack() as opened:
+        opened.enter_context(_terminable())
+        segmenter = opened.enter_context(load(engine, threads, _region(roi), mm_per_pixel, threshold))
+        if view:
+            sinks.append(opened.enter_context(_viewer(host, port, record_dir)).sink)
+        sources = [opened.enter_context(open_source(one, play if play != Play() else None)) for one in source]
+        started = Run(segmenter, sources, sinks=sinks, options=options, tell=say)
+        tally = opened.enter_context(Tally(started.streams, as_json))
         try:
-            with closing(stream(segmenter, frames, sinks=sinks)) as results, _progress(frames.frame_count) as advance:
+            with closing(started.results()) as results:
                 for result in results:
                     tally.add(result)
-                    advance()
             tally.complete = True
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        finally:
-            # also after Ctrl-C or an error: what was done until then is in complete files
-            if tally.frames:
-                written = [str(path) for path in map(sink_path, sinks) if path.exists()]
-                tally.report(written, frames.notes, as_json)
+        except KeyboardInterrupt as interrupt:
+            raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+
+
+@contextmanager
+def _viewer(host: str, port: int, folder: Path) -> Iterator[Any]:
+    from ssmt_edge.cli.terminal import say
+    from ssmt_edge.viewer import Viewer
+
+    with Viewer(host, port, folder) as viewer:
+        say(f"viewer: {viewer.url}")
+        yield viewer
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _region(text: str) -> RoiChoice:
@@ -79,72 +137,3 @@ def _box(text: str) -> Roi:
     if width < 1 or height < 1:
         raise UsageError(f"--roi {text!r} is empty; expected width and height of at least 1")
     return Roi(x, y, width, height)
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, nothing elsewhere. Yields what counts one frame."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("frames", total=total)
-        yield lambda: bar.advance(task)
-
-
-class Tally:
-    """What a run adds up to, in memory that does not grow with it."""
-
-    def __init__(self) -> None:
-        self.frames = 0
-        self.complete = False
-        self._with_nodule = 0
-        self._start = time.perf_counter()
-        self._times: dict[str, LatencyHistogram] = {}
-
-    def add(self, result: Result) -> None:
-        from ssmt_edge.timing import LatencyHistogram
-
-        self.frames += 1
-        self._with_nodule += bool(result.nodules)
-        work = sum(result.stages_ms.values())
-        for name, ms in {**result.stages_ms, "work": work, "latency": result.latency_ms}.items():
-            self._times.setdefault(name, LatencyHistogram()).add(ms)
-
-    def report(self, sinks: list[str], notes: list[str], as_json: bool) -> None:
-        """Prints the closing summary on stdout, and notes about the source on stderr."""
-        seconds = time.perf_counter() - self._start
-        fps = self.frames / seconds
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        if as_json:
-            summary = {
-                "frames": self.frames,
-                "frames_with_nodule": self._with_nodule,
-                "complete": self.complete,
-                "seconds": round(seconds, 3),
-                "fps": round(fps, 2),
-                "times_ms": {
-                    name: {key: round(value, 3) for key, value in times.summary().items()}
-                    for name, times in self._times.items()
-                },
-                "sinks": sinks,
-                "notes": notes,
-            }
-            print(json.dumps(summary, indent=2))
-            return
-        ended = "" if self.complete else ", not to the end of the source"
-        print(f"{self.frames} frames in {seconds:.2f} s, {fps:.1f} frames a second{ended}")
-        print(f"a nodule was marked in {self._with_nodule} of them (research use only)")
-        print(f"{'ms':<12} {'p50':>8} {'p99':>8}")
-        for name, times in self._times.items():
-            print(f"{name:<12} {times.percentile(50):8.2f} {times.percentile(99):8.2f}")
-        print(
-            "work: the four steps together; latency: from decoded frame to result, waiting behind earlier ones included"
-        )
-        for path in sinks:
-            print(f"wrote {path}")

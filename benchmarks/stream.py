@@ -1,0 +1,76 @@
+"""What the pipeline costs: frames a second of `run` against a bare loop of `infer`, on the same frames and threads.
+
+    python -m benchmarks.stream ENGINE SOURCE [--frames 300] [--rounds 7] [--threads N]
+
+Both take the same file. The bare loop gets network inputs that were prepared before; the run decodes, prepares, infers,
+measures and writes records. Rounds alternate, so that both see the same machine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.compare import ratio
+from benchmarks.measure import warm_up
+from engines import open_engine
+from ssmt_edge.cli.terminal import table
+from ssmt_edge.pipeline import stream
+from ssmt_edge.segment import Job, Segmenter
+from ssmt_edge.sources import open_source
+from ssmt_edge.sources.playback import Play
+
+
+def main(
+    engine: Path,
+    source: str,
+    frames: Annotated[int, typer.Option(min=20)] = 300,
+    rounds: Annotated[int, typer.Option(min=3)] = 7,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Frames a second of the pipeline against a bare loop of `infer`."""
+    with open_engine(engine, threads) as opened, tempfile.TemporaryDirectory() as folder:
+        segmenter = Segmenter(opened)
+        with open_source(source, Play(loop=True)) as looped:
+            jobs = (Job(frame, 0.0, {}) for frame in looped)
+            inputs = [segmenter.preprocess(job).inputs for job in islice(segmenter.locate(jobs), frames)]
+        warm_up(lambda: _seconds(lambda: opened.infer(inputs[0])) * 1e3)
+
+        def bare() -> None:
+            for array in inputs:
+                opened.infer(array)
+
+        def run() -> None:
+            with open_source(source, Play(loop=True)) as looped:
+                results = stream(segmenter, looped, sinks=[f"{folder}/{time.time_ns()}.jsonl"])
+                for _ in islice(results, frames):
+                    pass
+                results.close()
+
+        bare_s, run_s = [], []
+        for _ in range(rounds):
+            bare_s.append(_seconds(bare))
+            run_s.append(_seconds(run))
+    value, (low, high) = ratio(np.array(bare_s), np.array(run_s))
+    rows = [
+        (name, f"{frames / np.median(seconds):.1f}", f"{1e3 * np.median(seconds) / frames:.2f}")
+        for name, seconds in (("bare infer", bare_s), ("run with records", run_s))
+    ]
+    table(f"{engine}, {source}, {frames} frames, {rounds} rounds", ("", "frames a second", "ms a frame"), rows)
+    print(f"run / bare: {value:.3f} (95 % interval {low:.3f} to {high:.3f})")
+
+
+def _seconds(work: object) -> float:
+    begun = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,139 @@
+"""What `run` prints: a line a stream while it runs (on a terminal), and the closing summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssmt_edge.timing import LatencyHistogram
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from ssmt_edge.pipeline import Stream
+    from ssmt_edge.segment import Result
+
+EXPLAINED = (
+    "work: the four steps together; latency: from capture to result, waiting behind earlier frames of a file included; "
+    "written: from capture until the sink has it"
+)
+REFRESH_S = 0.2
+
+
+class Tally:
+    """Adds up a run in memory that does not grow with it; prints the summary when the block ends, however it ends."""
+
+    def __init__(self, streams: Sequence[Stream], as_json: bool) -> None:
+        self.complete = False
+        self._streams = streams
+        self._as_json = as_json
+        self._with_nodule = [0 for _ in streams]
+        self._stages: list[dict[str, LatencyHistogram]] = [{} for _ in streams]
+        self._begun = self._shown = time.perf_counter()
+        self._opened = ExitStack()
+        self._bar: Progress | None = None
+        self._rows: dict[int, TaskID] = {}
+
+    def __enter__(self) -> Tally:
+        from ssmt_edge.cli.terminal import errors
+
+        if errors().is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+            self._bar = self._opened.enter_context(Progress(*columns, console=errors(), transient=True))
+        return self
+
+    def add(self, result: Result) -> None:
+        self._with_nodule[result.stream] += bool(result.nodules)
+        stages = self._stages[result.stream]
+        for name, ms in {**result.stages_ms, "work": sum(result.stages_ms.values())}.items():
+            stages.setdefault(name, LatencyHistogram()).add(ms)
+        if self._bar is not None and time.perf_counter() - self._shown > REFRESH_S:
+            self._shown = time.perf_counter()
+            for one in self._streams:
+                self._show(self._bar, one)
+
+    def _show(self, bar: Progress, one: Stream) -> None:
+        if one.source is None:
+            return
+        health = one.health
+        seconds = time.perf_counter() - self._begun
+        line = (
+            f"{Path(one.source.name).name}: frame {health.done}, {health.done / seconds:.1f} fps, "
+            f"p99 {health.latency.percentile(99):.0f} ms" + (f", {health.dropped} dropped" if one.source.live else "")
+        )
+        if one.number not in self._rows:
+            self._rows[one.number] = bar.add_task("", total=one.source.frame_count)
+        bar.update(self._rows[one.number], description=line, completed=health.done)
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+        # also after Ctrl-C or an error: what was done until then is in complete files
+        if any(one.health.done for one in self._streams):
+            self._report(time.perf_counter() - self._begun)
+
+    def _report(self, seconds: float) -> None:
+        for note in (note for one in self._streams if one.source for note in one.source.notes):
+            print(f"note: {note}", file=sys.stderr)
+        found = [self._summary(one, seconds) for one in self._streams]
+        if self._as_json:
+            whole = {"complete": self.complete, "seconds": round(seconds, 3)}
+            print(json.dumps(whole | (found[0] if len(found) == 1 else {"streams": found}), indent=2))
+            return
+        for summary in found:
+            self._print(summary, seconds)
+        print(EXPLAINED)
+
+    def _summary(self, one: Stream, seconds: float) -> dict[str, Any]:
+        health = one.health
+        times = {**self._stages[one.number], "latency": health.latency}
+        return {
+            "source": one.source.name if one.source else str(one.given),
+            "live": bool(one.source and one.source.live),
+            "frames": health.done,
+            "frames_with_nodule": self._with_nodule[one.number],
+            "captured": health.captured,
+            "dropped": health.dropped,
+            "overruns": health.overruns,
+            "fps": round(health.done / seconds, 2),
+            "times_ms": {name: _rounded(histogram) for name, histogram in times.items()},
+            "sinks": [
+                {
+                    "name": outlet.sink_name,
+                    "written": outlet.written,
+                    "missed": outlet.missed,
+                    "failure": str(outlet.failure) if outlet.failure else None,
+                    "latency_ms": _rounded(outlet.latency),
+                }
+                for outlet in one.outlets
+            ],
+            "notes": one.source.notes if one.source else [],
+        }
+
+    def _print(self, summary: dict[str, Any], seconds: float) -> None:
+        if len(self._streams) > 1:
+            print(f"{summary['source']}:")
+        ended = "" if self.complete or summary["live"] else ", not to the end of the source"
+        lost = f", {summary['dropped']} dropped" if summary["live"] else ""
+        print(f"{summary['frames']} frames in {seconds:.2f} s, {summary['fps']:.1f} frames a second{lost}{ended}")
+        print(f"a nodule was marked in {summary['frames_with_nodule']} of them (research use only)")
+        if summary["overruns"]:
+            print(f"{summary['overruns']} of them came later than was asked for")
+        print(f"{'ms':<12} {'p50':>8} {'p99':>8} {'max':>8}")
+        for name, times in summary["times_ms"].items():
+            print(f"{name:<12} {times['p50']:8.2f} {times['p99']:8.2f} {times['max']:8.2f}")
+        for sink in summary["sinks"]:
+            if sink["written"]:
+                missed = f", {sink['missed']} missed" if sink["missed"] else ""
+                late = f"written p50 {sink['latency_ms']['p50']:.1f} ms, p99 {sink['latency_ms']['p99']:.1f} ms"
+                print(f"wrote {sink['name']} ({sink['written']} frames{missed}; {late})")
+
+
+def _rounded(histogram: LatencyHistogram) -> dict[str, float]:
+    return {key: round(value, 3) for key, value in histogram.summary().items()}
