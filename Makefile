@@ -50,7 +50,7 @@ clean:
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
 	@echo "Installing ssmt-edge with torch, OpenVINO and the development tools; this takes some minutes ..."
-	@$(INSTALL) -e '.[train,export,openvino,dev]'
+	@$(INSTALL) -e '.[train,export,openvino,dicom,igtl,view,seg,dev]'
 	@touch $@
 
 .venv/.made:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +20,12 @@ import typer
 
 from benchmarks.compare import ratio
 from benchmarks.measure import warm_up
+from benchmarks.report import markdown_table
 from engines import open_engine
-from ssmt_edge.cli.terminal import table
 from ssmt_edge.pipeline import stream
 from ssmt_edge.segment import Job, Segmenter
-from ssmt_edge.sources import open_source
+from ssmt_edge.sources import Frame, Source, open_source
+from ssmt_edge.sources.base import BaseSource
 from ssmt_edge.sources.playback import Play
 
 
@@ -39,7 +41,8 @@ def main(
         segmenter = Segmenter(opened)
         with open_source(source, Play(loop=True)) as looped:
             jobs = (Job(frame, 0.0, {}) for frame in looped)
-            inputs = [segmenter.preprocess(job).inputs for job in islice(segmenter.locate(jobs), frames)]
+            prepared = map(segmenter.preprocess, islice(segmenter.locate(jobs), frames))
+            inputs = [job.inputs for job in prepared if job.inputs is not None]
         warm_up(lambda: _seconds(lambda: opened.infer(inputs[0])) * 1e3)
 
         def bare() -> None:
@@ -48,10 +51,8 @@ def main(
 
         def run() -> None:
             with open_source(source, Play(loop=True)) as looped:
-                results = stream(segmenter, looped, sinks=[f"{folder}/{time.time_ns()}.jsonl"])
-                for _ in islice(results, frames):
+                for _ in stream(segmenter, First(looped, frames), sinks=[f"{folder}/{time.time_ns()}.jsonl"]):
                     pass
-                results.close()
 
         bare_s, run_s = [], []
         for _ in range(rounds):
@@ -59,16 +60,28 @@ def main(
             run_s.append(_seconds(run))
     value, (low, high) = ratio(np.array(bare_s), np.array(run_s))
     rows = [
-        (name, f"{frames / np.median(seconds):.1f}", f"{1e3 * np.median(seconds) / frames:.2f}")
+        [name, f"{frames / np.median(seconds):.1f}", f"{1e3 * np.median(seconds) / frames:.2f}"]
         for name, seconds in (("bare infer", bare_s), ("run with records", run_s))
     ]
-    table(f"{engine}, {source}, {frames} frames, {rounds} rounds", ("", "frames a second", "ms a frame"), rows)
+    print(f"{engine}, {source}, {frames} frames, {rounds} rounds")
+    print("\n".join(markdown_table(["", "frames a second", "ms a frame"], rows)))
     print(f"run / bare: {value:.3f} (95 % interval {low:.3f} to {high:.3f})")
 
 
-def _seconds(work: object) -> float:
+class First(BaseSource):
+    """The first frames of another source."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        super().__init__(source.name)
+        self._source, self._count = source, count
+
+    def __iter__(self) -> Iterator[Frame]:
+        return islice(self._source, self._count)
+
+
+def _seconds(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    work()  # type: ignore[operator]
+    work()
     return time.perf_counter() - begun
 
 

@@ -8,7 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp constraints.txt "$work/pins.txt"
 echo "torch==2.13.0" > "$work/torch.txt"
-uv pip compile pyproject.toml --universal --python-version 3.10 --extra train --extra export --extra openvino --extra plots --extra tensorboard --extra dev \
+uv pip compile pyproject.toml --universal --python-version 3.10 --extra train --extra export --extra openvino --extra plots --extra tensorboard --extra dicom --extra igtl --extra view --extra seg --extra dev \
     --overrides "$work/torch.txt" --no-header --no-annotate --no-emit-index-url --quiet -o "$work/pins.txt" > /dev/null
 
 # Torch chooses its CUDA packages itself, and TensorRT follows the driver: neither is pinned. Markers of a platform go:

@@ -79,6 +79,30 @@ def measure(
     return sorted(nodules, key=lambda n: n.area_px, reverse=True)
 
 
+def without_specks(mask: NDArray[np.bool_], smallest_px: int = 16) -> NDArray[np.bool_]:
+    """The mask [H, W] without its pieces (8-connected) of fewer than `smallest_px` pixels: what `measure` measures.
+
+    The mask itself, not a copy, where it has none.
+
+    Raises:
+        ValueError: a mask that is not [H, W].
+    """
+    if mask.ndim != 2:
+        raise ValueError(f"mask of shape {mask.shape}, expected [H, W]")
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    if width == 0:
+        return mask
+    part = (slice(top, top + height), slice(left, left + width))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask[part].view(np.uint8), connectivity=8)
+    specks = stats[:, cv2.CC_STAT_AREA] < smallest_px
+    specks[0] = False  # the background
+    if not specks.any():
+        return mask
+    cleaned: NDArray[np.bool_] = mask.copy()
+    cleaned[part] &= ~specks[labels]
+    return cleaned
+
+
 def _nodule(
     piece: NDArray[np.bool_],
     box: tuple[int, int, int, int],

@@ -27,11 +27,17 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "matplotlib": "plots",
     "openvino": "openvino",
+    "pyigtl": "igtl",
+    "fastapi": "view",
+    "uvicorn": "view",
+    "websockets": "view",
+    "highdicom": "seg",
+    "gdcm": "dicom",
     "tensorrt": "tensorrt",
     "pycuda": "tensorrt",
     "cuda": "tensorrt",
 }
-DISTRIBUTIONS = {"yaml": "pyyaml", "cuda": "cuda-bindings"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "cuda": "cuda-bindings", "gdcm": "python-gdcm"}
 """names on the package index, where they differ from the import's"""
 
 

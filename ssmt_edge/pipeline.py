@@ -26,6 +26,7 @@ from ssmt_edge.health import Health
 from ssmt_edge.outlet import Outlet
 from ssmt_edge.segment import Job, Memory, Result, RoiChoice, Segmenter, infer_together
 from ssmt_edge.sinks import Sink, SinkContext, open_sink, sink_path
+from ssmt_edge.sinks.unfinished import leftovers
 from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import Engine
 from ssmt_edge.timing import timed
@@ -83,7 +84,7 @@ def stream(
 
     Args:
         engine: an opened engine, or what `load` returned.
-        source: path or URI as for `open_source`, or an opened source; or several of them, told apart by `Result.stream`.
+        source: path or URI as for `open_source`, or an opened source; several are told apart by `Result.stream`.
         sinks: paths as for `open_sink`, opened sinks, or functions that open one. With several sources every sink is
             opened once a source, as `numbered` says.
         roi, mm_per_pixel: see `Segmenter`; None keeps what a given segmenter has.
@@ -106,6 +107,7 @@ class Stream:
     number: int
     given: str | Source
     segmenter: Segmenter
+    memory: Memory
     health: Health = field(default_factory=Health)
     source: Source | None = None
     """None before the run has opened it"""
@@ -143,6 +145,7 @@ class Run:
                 i,
                 str(given) if isinstance(given, Path) else given,
                 Segmenter(known.engine, roi, spacing, known.threshold),
+                Memory(known.engine.spec, options.smooth),
             )
             for i, given in enumerate(several)
         ]
@@ -205,6 +208,8 @@ class Run:
         for given in self._sinks:
             if isinstance(given, str):
                 name = numbered(given, one.number, len(self.streams))
+                for file in leftovers(sink_path(name)):
+                    self._tell(f"note: {file} is what a run that was killed has left; it can be read, or removed")
                 sink: Sink = open_sink(name, context)
             else:
                 sink = given(context) if callable(given) else given
@@ -258,10 +263,10 @@ class Run:
 
     def _results(self, one: Stream, jobs: Channel[Job]) -> Iterator[Result]:
         """Turns jobs into results, counts them and hands them to the sinks."""
-        memory, health = Memory(), one.health
+        health = one.health
         expected = one.first
         for job in jobs:
-            result = one.segmenter.postprocess(job, memory)
+            result = one.segmenter.postprocess(job, one.memory)
             expected = one.first if expected is None else expected
             assert expected is not None
             result.dropped_before = result.frame - expected
@@ -288,7 +293,9 @@ class Run:
 
     def _source_is(self, one: Stream, state: str) -> None:
         one.health.state = "lost" if state == "lost" else "running"
-        self._tell(f"{self._name(one)}: " + ("lost, trying to reach it again" if state == "lost" else "back again"))
+        why = getattr(one.source, "why", "")
+        told = f"lost, trying to reach it again ({why})" if state == "lost" else "back again"
+        self._tell(f"{self._name(one)}: {told}")
 
     def _name(self, one: Stream) -> str:
         return one.source.name if one.source is not None else str(one.given)
@@ -309,9 +316,15 @@ def _raise_first(steps: Sequence[Step], outlets: Sequence[Outlet]) -> None:
 
 
 def numbered(sink: str, stream: int, streams: int) -> str:
-    """The name of a sink for one of several sources: `out/r.jsonl` becomes `out/r-1.jsonl`, `m/` becomes `m-1/`."""
+    """The name of a sink for one of several sources: `out/r.jsonl` becomes `out/r-1.jsonl`, `m/` becomes `m-1/`.
+
+    Of a network address the port counts on: `igtl-out://:18945`, then `igtl-out://:18946`.
+    """
     if streams == 1:
         return sink
+    address, colon, port = sink.rpartition(":")
+    if "://" in sink and colon and port.isdigit():
+        return f"{address}:{int(port) + stream}"
     head, slash, name = sink.rstrip("/").rpartition("/")
     stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
     return f"{head}{slash}{stem}-{stream + 1}{dot}{suffix}{'/' * sink.endswith('/')}"

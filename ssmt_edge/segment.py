@@ -21,9 +21,11 @@ from ssmt_edge.evaluate import threshold_level
 from ssmt_edge.geometry import Gray, Roi, input_roi, to_frame, to_gray, to_input
 from ssmt_edge.measure import Nodule, measure
 from ssmt_edge.packages import needs
+from ssmt_edge.smoothing import Smoother
 from ssmt_edge.sources import Frame
-from ssmt_edge.spec import Engine
+from ssmt_edge.spec import Engine, ModelSpec
 from ssmt_edge.timing import timed
+from ssmt_edge.tracking import Largest, Tracker
 from ssmt_edge.unlike import unlike
 
 LOOK_AHEAD = 8
@@ -76,7 +78,7 @@ class Result:
 
     def record(self) -> dict[str, Any]:
         """The result as one JSON line, without arrays; mm are null where the spacing is unknown."""
-        names = ("area_px", "area_mm2", "long_mm", "short_mm", "long_px", "short_px", "bbox", "probability")
+        names = ("identity", "area_px", "area_mm2", "long_mm", "short_mm", "long_px", "short_px", "bbox", "probability")
         nodules = [{name: getattr(nodule, name) for name in names} for nodule in self.nodules]
         for nodule in nodules:
             nodule["bbox"] = list(nodule["bbox"])
@@ -111,7 +113,37 @@ class Job:
 
 
 class Memory:
-    """What one stream remembers from frame to frame."""
+    """What one stream remembers from frame to frame.
+
+    Args:
+        spec: of the engine.
+        smooth: probabilities are smoothed over time, see `ssmt_edge.smoothing`.
+    """
+
+    def __init__(self, spec: ModelSpec, smooth: bool = False) -> None:
+        self.largest = Largest()
+        self._smoother = Smoother(spec.input_size) if smooth else None
+        self._tracker = Tracker()
+        self._last: tuple[int, Roi | None, tuple[int, ...]] | None = None
+        self._gap = 0
+
+    def begin(self, job: Job) -> None:
+        """A new frame: how many were left out before it, and whether it shows another region than the last one."""
+        now = (job.frame.index, job.roi, job.frame.pixels.shape[:2])
+        self._gap = 0 if self._last is None else max(0, now[0] - self._last[0] - 1)
+        if self._smoother is not None and self._last is not None and now[1:] != self._last[1:]:
+            self._smoother.reset()
+        self._last = now
+
+    def smoothed(self, output: Gray, inputs: Gray) -> Gray:
+        """The network's probabilities [S, S], smoothed if that was asked for."""
+        return output if self._smoother is None else self._smoother(output, inputs, self._gap)
+
+    def known(self, frame: int, nodules: list[Nodule]) -> list[Nodule]:
+        """The nodules with the numbers that they keep."""
+        nodules = self._tracker.update(nodules, self._gap)
+        self.largest.update(frame, nodules)
+        return nodules
 
 
 class Segmenter:
@@ -219,11 +251,16 @@ class Segmenter:
         with timed(job.stages_ms, "postprocess"):
             output = _checked(job.outputs, "nodule", job.inputs.shape, np.uint8)[0, 0]
             size = float(_checked(job.outputs, "size", (1,), np.float32)[0]) if "size" in job.outputs else None
+            if memory is not None:
+                memory.begin(job)
+                output = memory.smoothed(output, job.inputs[0, 0])
             probability = to_frame(output, job.roi, frame.pixels.shape, spec)
             mask = probability >= self._level
             spacing = frame.spacing_mm if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
             smallest = SPECK * job.roi.width * job.roi.height / spec.input_size**2
             nodules = measure(mask, probability, spacing, max(SPECK, round(smallest)))
+            if memory is not None:
+                nodules = memory.known(frame.index, nodules)
             strangeness = unlike(job.inputs[0, 0], spec)
         latency = (time.perf_counter() - job.captured) * 1e3
         return Result(

@@ -61,7 +61,8 @@ def make_result(index: int = 0, pixels: NDArray[np.uint8] | None = None) -> Resu
     gray = pixels if pixels.ndim == 2 else pixels[:, :, 0]
     mask = gray > 127
     roi = Roi(0, 0, gray.shape[1], gray.shape[0])
-    return Result(index, index * 40.0, pixels, mask, gray, measure(mask, gray), None, roi, {"infer": 1.0}, 2.0)
+    nodules = measure(mask, gray)
+    return Result(index, index * 40.0, pixels, mask, gray, nodules, None, roi, stages_ms={"infer": 1.0}, latency_ms=2.0)
 
 
 def write_folder(folder: Path, count: int, size: tuple[int, int] = (120, 160)) -> Path:

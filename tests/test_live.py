@@ -224,3 +224,4 @@ def test_names_of_sinks_for_several_sources() -> None:
     assert [numbered(name, 1, 2) for name in ("out/r.jsonl", "m/", "png:a.b/m", "o.tar.mp4")] == [
         "out/r-2.jsonl", "m-2/", "png:a.b/m-2", "o.tar-2.mp4",
     ]  # fmt: skip
+    assert [numbered("igtl-out://:18945", i, 2) for i in range(2)] == ["igtl-out://:18945", "igtl-out://:18946"]

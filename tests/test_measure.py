@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ssmt_edge.measure import Line, measure
+from ssmt_edge.measure import Line, measure, without_specks
 
 GRID = np.mgrid[:240, :320].astype(np.float64)  # y, x
 CENTRE = (160.3, 119.6)
@@ -147,3 +147,22 @@ def test_impossible_spacing_is_refused(spacing: tuple[float, float]) -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="expected the same"):
         measure(np.zeros((4, 5), bool), np.zeros((5, 4), np.uint8))
+
+
+def test_specks_leave_the_mask_and_pieces_that_are_measured_stay() -> None:
+    mask = np.zeros((60, 80), np.bool_)
+    mask[10:30, 10:40] = True
+    mask[[0, 1, 2], [79, 78, 77]] = True  # 3 pixels, connected over corners, at the frame's edge
+    mask[40:44, 50:54] = True  # 16 pixels: just large enough
+    before = mask.copy()
+    cleaned = without_specks(mask, 16)
+    assert np.array_equal(mask, before)
+    assert not cleaned[:5].any() and cleaned[10:].sum() == mask[10:].sum()
+    assert sum(n.area_px for n in measure(mask, np.where(mask, 200, 0).astype(np.uint8))) == cleaned.sum()
+    assert without_specks(cleaned, 16) is cleaned
+    assert not without_specks(mask, 10_000).any() and not without_specks(np.zeros_like(mask)).any()
+    # an odd frame of background inside a box full of it: background is never a speck
+    ring = np.zeros((9, 9), np.bool_)
+    ring[1:8, 1:8] = True
+    ring[4, 4] = False
+    assert np.array_equal(without_specks(ring, 16), ring)

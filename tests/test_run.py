@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import typer
 from fakes import BrightEngine, record_indices, video_frames, write_folder
@@ -19,8 +20,10 @@ from typer.testing import CliRunner
 
 from ssmt_edge import segment
 from ssmt_edge.cli.run import run
-from ssmt_edge.errors import SourceError, UsageError
+from ssmt_edge.errors import SinkError, SourceError, UsageError
+from ssmt_edge.pipeline import stream
 from ssmt_edge.segment import Segmenter
+from ssmt_edge.sinks import writing
 
 pytestmark = pytest.mark.timeout(60)
 HERE = Path(__file__).resolve().parent
@@ -72,7 +75,8 @@ def test_run_tells_what_was_written_before_an_error(invoke: Callable[..., Any], 
     assert len(record_indices(tmp_path / "r.jsonl")) == 9
 
 
-def test_ctrl_c_leaves_complete_files(folder: Path, tmp_path: Path) -> None:
+def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """`run` in a process of its own, with an engine that takes 50 ms a frame."""
     code = f"""
 import sys; sys.path.insert(0, {str(HERE)!r})
 import typer
@@ -81,9 +85,9 @@ from ssmt_edge import segment
 from ssmt_edge.cli.run import run
 segment.load = lambda *_: segment.Segmenter(BrightEngine(seconds=0.05))
 app = typer.Typer(); app.command()(run)
-app(["engine", {str(folder)!r}, "--sink", {str(tmp_path / "r.jsonl")!r}, "--sink", {str(tmp_path / "o.mp4")!r}])
+app(["engine", {str(folder)!r}, *{[str(a) for a in arguments]!r}])
 """
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=HERE.parent,
         stdout=subprocess.PIPE,
@@ -92,14 +96,89 @@ app(["engine", {str(folder)!r}, "--sink", {str(tmp_path / "r.jsonl")!r}, "--sink
         # a job that a shell put in the background inherits SIGINT ignored, and so would this one
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def wait_for_lines(folder: Path, count: int) -> Path:
+    """The unfinished records file, once it has so many lines."""
     give_up = time.monotonic() + 30
-    while not any(p.stat().st_size for p in tmp_path.glob(".r.*")) and time.monotonic() < give_up:
+    while time.monotonic() < give_up:
+        for part in folder.glob(".r.*"):
+            if part.read_bytes().count(b"\n") >= count:
+                return part
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    raise AssertionError("no records were written")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_leave_complete_files(folder: Path, tmp_path: Path, number: int, code: int) -> None:
+    process = started(folder, "--sink", tmp_path / "r.jsonl", "--sink", tmp_path / "o.mp4")
+    wait_for_lines(tmp_path, 1)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "not to the end" in out and "Traceback" not in err
     written = record_indices(tmp_path / "r.jsonl")
     assert written == list(range(len(written))) and 0 < len(written) < 25
     assert video_frames(tmp_path / "o.mp4") == len(written)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frames", "o.mp4", "r.jsonl"]
+
+
+def test_what_was_written_before_a_sigkill_is_readable_and_the_next_run_tells_of_it(
+    invoke: Callable[..., Any], folder: Path, tmp_path: Path
+) -> None:
+    sinks = ("--sink", tmp_path / "r.jsonl", "--sink", tmp_path / "r.csv", "--sink", f"{tmp_path}/m/")
+    process = started(folder, *sinks)
+    wait_for_lines(tmp_path, 8)
+    process.kill()
+    process.communicate(timeout=30)
+    (lines,) = tmp_path.glob(".r.*.jsonl")
+    (table,) = tmp_path.glob(".r.*.csv")
+    whole = record_indices(lines)
+    assert whole == list(range(len(whole))) and 7 <= len(whole) < 25
+    assert len(table.read_text(encoding="utf-8").splitlines()) >= 7
+    masks = sorted((tmp_path / "m").glob("mask_*.png"))
+    assert len(masks) >= 7 and all(cv2.imread(str(mask)) is not None for mask in masks[:7])
+    again = invoke("engine", folder, "--sink", tmp_path / "r.jsonl")
+    assert again.exit_code == 0 and lines.name in again.stderr
+
+
+def test_a_full_disk_is_told_of_and_the_other_sinks_go_on(
+    invoke: Callable[..., Any], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    full = tmp_path / "b.jsonl"
+
+    class Full:
+        def write(self, result: Any) -> None:
+            with writing(full), (tmp_path / "full").open("w") as file:
+                file.write("x")
+
+        def close(self) -> None:
+            pass
+
+    told: list[str] = []
+    with pytest.raises(SinkError, match="No space left"):
+        list(stream(BrightEngine(), folder, sinks=[Full(), tmp_path / "r.jsonl"], tell=told.append))
+    assert len(told) == 1 and "No space left" in told[0]
+    assert len(record_indices(tmp_path / "r.jsonl")) == 25
+
+
+def test_several_sources_and_their_sinks(invoke: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "other", 10)
+    done = invoke("engine", folder, other, "--sink", tmp_path / "r.jsonl", "--json")
+    assert done.exit_code == 0, done.output
+    assert [one["frames"] for one in json.loads(done.stdout)["streams"]] == [25, 10]
+    assert record_indices(tmp_path / "r-1.jsonl") == list(range(25))
+    assert record_indices(tmp_path / "r-2.jsonl") == list(range(10))
+
+
+def test_playing_a_part_of_a_file_again_and_again(invoke: Callable[..., Any], folder: Path) -> None:
+    part = json.loads(invoke("engine", folder, "--json", "--start", "0.2", "--stop", "0.6").stdout)
+    assert part["frames"] == 10  # a folder is taken for 25 frames a second
+    paced = json.loads(invoke("engine", folder, "--json", "--rate", "100").stdout)
+    assert paced["frames"] == 25 and paced["seconds"] >= 0.24
+    for options, word in [(("--rate", "fast"), "--rate"), (("--start", "9"), "nothing to play")]:
+        refused = invoke("engine", folder, *options)
+        assert word in str(refused.exception)

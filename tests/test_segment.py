@@ -37,7 +37,7 @@ def test_mask_lies_on_the_frame(shape: tuple[int, int], colour: bool) -> None:
 
 
 def test_record_has_the_fields_of_the_contract() -> None:
-    names = {"area_px", "area_mm2", "long_mm", "short_mm", "long_px", "short_px", "bbox", "probability"}
+    names = {"identity", "area_px", "area_mm2", "long_mm", "short_mm", "long_px", "short_px", "bbox", "probability"}
     for mm in (None, 0.1):
         record = json.loads(json.dumps(Segmenter(BrightEngine(), mm_per_pixel=mm)(disc()).record()))
         fields = {"frame", "t_source_ms", "latency_ms", "stages_ms", "dropped_before", "unlike", "nodules"}

@@ -181,7 +181,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     for uri, message in [
         (str(tmp_path), "holds no images"),
         (str(tmp_path / "none.mp4"), "does not exist"),
-        ("rtsp://host/stream", "no source for rtsp://"),
+        ("ftp://host/a.mp4", "no source for ftp://; give a file, a folder of images or one of csi://, .*rtsp://"),
     ]:
         with pytest.raises(SourceError, match=message):
             frames_of(uri)
@@ -359,3 +359,38 @@ def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path: Path, monkeypatch: 
     sink.close()
     with open_source("12:30.mp4") as source:
         assert len(list(source)) == 3
+
+
+# other people's sources
+
+PACKAGE = """
+import numpy as np
+from ssmt_edge.sources import Frame
+from ssmt_edge.sources.base import BaseSource
+
+class Gray(BaseSource):
+    def __iter__(self):
+        yield Frame(0, 0.0, np.full((8, 8), 77, np.uint8))
+
+def open_uri(uri):
+    return Gray(uri)
+"""
+
+
+def test_a_scheme_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "graysource.py").write_text(PACKAGE)
+    info = tmp_path / "graysource-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: graysource\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[ssmt_edge.sources]\ngray = graysource:open_uri\nbroken = nosuchmodule:open_uri\nrtsp = graysource:open_uri\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (frame,) = frames_of("gray://anything")
+    assert frame.pixels.mean() == 77
+    with pytest.raises(SourceError, match=r"nosuchmodule:open_uri, registered for broken://, fails"):
+        open_source("broken://")
+    with pytest.raises(SourceError, match=r"one of broken://, .*gray://"):
+        open_source("unknown://")
+    with pytest.raises(SourceError, match="connection refused"):  # a scheme of our own cannot be taken over
+        open_source("rtsp://127.0.0.1:1/a")

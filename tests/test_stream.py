@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -115,7 +116,26 @@ def test_the_same_result_as_frame_by_frame(folder: Path) -> None:
     segmenter = Segmenter(BrightEngine())
     for result in stream(segmenter, str(folder)):
         alone = segmenter(result.pixels)
-        assert (alone.mask == result.mask).all() and alone.nodules == result.nodules
+        known = [dataclasses.replace(nodule, identity=1) for nodule in alone.nodules]
+        assert (alone.mask == result.mask).all() and known == result.nodules
+
+
+def test_smoothing_calms_masks_and_the_tracker_keeps_numbers(folder: Path) -> None:
+    class Flickering(BrightEngine):
+        def infer(self, frames: Any) -> Any:
+            outputs = super().infer(frames)
+            outputs["nodule"] = np.where(frames > 127, 160 if len(self.seen) % 2 else 115, 0).astype(np.uint8)
+            return outputs
+
+    def masks(smooth: bool) -> list[bool]:
+        results = list(stream(Flickering(), folder, options=StreamOptions(smooth=smooth)))
+        assert {nodule.identity for result in results for nodule in result.nodules} == {1}
+        return [bool(result.nodules) for result in results]
+
+    def changes(found: list[bool]) -> int:
+        return sum(one != other for one, other in pairwise(found))
+
+    assert changes(masks(False)) == 24 > 4 * changes(masks(True))
 
 
 @pytest.mark.parametrize("queue_size", [1, 4])

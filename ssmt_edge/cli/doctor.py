@@ -43,7 +43,8 @@ def examine() -> dict[str, Any]:
     Keys: `ssmt_edge`, `python` (versions), `os`, `base` and `extras` (lists of {name, version, extra, problem}; version
     None: not installed; problem: one line, or None), `cpu` {name, threads, instruction_set}, `gpus` (list of {name,
     compute_capability, driver, cuda}), `backends` {name: {version, missing (list of lines; empty: ready)}}, `weights`
-    {file: bytes}, `opencv_gstreamer` (bool; None: OpenCV does not work).
+    {file: bytes}, `sources` {scheme or kind of file: {found (text; None: nothing), problem (one line, or None)}},
+    `opencv_gstreamer` (bool; None: OpenCV does not work).
     """
     import platform
 
@@ -60,6 +61,7 @@ def examine() -> dict[str, Any]:
         "gpus": _gpus(),
         "backends": _backends(),
         "weights": _weights(),
+        "sources": _sources(),
         "opencv_gstreamer": _gstreamer(),
     }
 
@@ -142,6 +144,75 @@ def _weights() -> dict[str, int]:
     return {path.name: path.stat().st_size for path in files}
 
 
+def _sources() -> dict[str, dict[str, str | None]]:
+    """What live sources and DICOM files would find here. Opens no device and asks no network."""
+    from importlib.metadata import entry_points
+
+    sources, problem = _import("ssmt_edge.sources")
+    if problem:
+        return {}
+    rows = {"rtsp, http": _ffmpeg("rtsp"), "v4l2": _v4l2(), "csi": _csi(), "dicom": _dicom()}
+    rows |= {
+        e.name: (e.value, None) for e in entry_points(group=sources.ENTRY_POINTS) if e.name not in sources.BY_SCHEME
+    }
+    return {name: {"found": found, "problem": problem} for name, (found, problem) in rows.items()}
+
+
+def _ffmpeg(format: str) -> tuple[str | None, str | None]:
+    av, problem = _import("av")
+    if problem:
+        return None, problem
+    if not any(format in names.split(",") for names in av.formats_available):
+        return None, f"this PyAV has no {format}; take the one from pip: pip install --force-reinstall av"
+    return f"FFmpeg in PyAV {av.__version__}", None
+
+
+def _v4l2() -> tuple[str | None, str | None]:
+    from pathlib import Path
+
+    found, problem = _ffmpeg("v4l2")
+    if problem:
+        return found, problem
+    devices = [
+        f"/dev/{folder.name} ({(folder / 'name').read_text().strip()})"
+        for folder in sorted(Path("/sys/class/video4linux").glob("video*"))
+    ]
+    return ", ".join(devices) or None, None if devices else "no camera or frame grabber is connected"
+
+
+def _csi() -> tuple[str | None, str | None]:
+    from ssmt_edge.errors import SourceError
+
+    csi, problem = _import("ssmt_edge.sources.csi")
+    if problem:
+        return None, problem
+    try:
+        return csi.source_element(csi.Camera(0)).partition(" ")[0], None
+    except SourceError as error:
+        return None, str(error)
+
+
+def _dicom() -> tuple[str | None, str | None]:
+    pixels, problem = _import("pydicom.pixels")
+    if problem:
+        return None, problem
+    from pydicom import uid
+
+    readable: list[str] = []
+    not_readable: list[str] = []
+    for name, syntax in {
+        "RLE": uid.RLELossless,
+        "JPEG": uid.JPEGBaseline8Bit,
+        "lossless JPEG": uid.JPEGLosslessSV1,
+        "JPEG-LS": uid.JPEGLSLossless,
+        "JPEG 2000": uid.JPEG2000,
+        "HTJ2K": uid.HTJ2K,
+    }.items():
+        (readable if pixels.get_decoder(syntax).is_available else not_readable).append(name)
+    missing = f"{', '.join(not_readable)}: pip install 'ssmt-edge[dicom]'" if not_readable else None
+    return ", ".join([*readable, "MPEG-2, H.264, H.265"]), missing
+
+
 def _gstreamer() -> bool | None:
     cv2, problem = _import("cv2")
     if problem:
@@ -182,10 +253,8 @@ def _print_table(found: dict[str, Any]) -> None:
     table.add_section()
     weights = [f"{name} ({size / 1e6:.1f} MB)" for name, size in found["weights"].items()]
     row("shipped weights", ", ".join(weights), None if weights else "install ssmt-edge again")
+    for name, source in found["sources"].items():
+        row("DICOM" if name == "dicom" else f"source {name}", source["found"], source["problem"])
     gstreamer = found["opencv_gstreamer"]
-    row(
-        "GStreamer in OpenCV",
-        "yes" if gstreamer else "no",
-        None if gstreamer else "only an OpenCV built with it has it, like JetPack's; the one from pip has not",
-    )
+    row("GStreamer in OpenCV", "yes" if gstreamer else "no", None if gstreamer else "not needed: csi:// does without")
     Console().print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ssmt_edge.cli import bench, build, data, demo, doctor, evaluate, experiment, run, train
+from ssmt_edge.cli import bench, build, data, demo, doctor, evaluate, experiment, run, simulate, train
 
 app = typer.Typer(
     name="ssmt-edge",
@@ -23,5 +23,6 @@ app.command()(build.export)
 app.command("build-engine")(build.build_engine)
 app.command()(build.verify)
 app.command()(run.run)
+app.command()(simulate.simulate)
 app.command()(bench.bench)
 app.command()(doctor.doctor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -37,7 +36,7 @@ def run(
     view: Annotated[bool, typer.Option("--view", help="Serve a page with the live stream and its controls.")] = False,
     host: Annotated[str, typer.Option(help="Address of the page; other than loopback asks for a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 8080,
-    record_dir: Annotated[Path, typer.Option(help="Folder for the page's snapshots and recordings.")] = Path("out/view"),
+    record_dir: Annotated[Path, typer.Option(help="Where the page saves snapshots and recordings.")] = Path("out/view"),
     roi: Annotated[
         str, typer.Option(metavar="auto|full|X,Y,W,H", help="Region to look at; auto: DICOM's, else the scan area.")
     ] = "auto",
@@ -100,7 +99,7 @@ def _viewer(host: str, port: int, folder: Path) -> Iterator[Any]:
     from ssmt_edge.cli.terminal import say
     from ssmt_edge.viewer import Viewer
 
-    with Viewer(host, port, folder) as viewer:
+    with Viewer(host, port, folder=folder) as viewer:
         say(f"viewer: {viewer.url}")
         yield viewer
 

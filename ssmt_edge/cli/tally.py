@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -23,6 +24,8 @@ EXPLAINED = (
     "written: from capture until the sink has it"
 )
 REFRESH_S = 0.2
+LARGEST = 10
+"""nodules listed in the JSON summary"""
 
 
 class Tally:
@@ -113,6 +116,7 @@ class Tally:
                 }
                 for outlet in one.outlets
             ],
+            "largest": [dataclasses.asdict(extent) for extent in one.memory.largest.table()[:LARGEST]],
             "notes": one.source.notes if one.source else [],
         }
 
@@ -123,6 +127,11 @@ class Tally:
         lost = f", {summary['dropped']} dropped" if summary["live"] else ""
         print(f"{summary['frames']} frames in {seconds:.2f} s, {summary['fps']:.1f} frames a second{lost}{ended}")
         print(f"a nodule was marked in {summary['frames_with_nodule']} of them (research use only)")
+        for extent in summary["largest"][:1]:
+            print(
+                f"largest: nodule {extent['identity']} in frame {extent['frame']}, {extent['long']:.1f} x "
+                f"{extent['short']:.1f} {extent['unit']}"
+            )
         if summary["overruns"]:
             print(f"{summary['overruns']} of them came later than was asked for")
         print(f"{'ms':<12} {'p50':>8} {'p99':>8} {'max':>8}")

@@ -1,4 +1,4 @@
-"""Where results go: overlay video, JSON lines, PNG masks.
+"""Where results go: overlay video, JSON lines, CSV, PNG masks, DICOM segmentations, reports.
 
 A new sink is one module with `open_file(path, context) -> Sink` and one line in `BY_SUFFIX` or `BY_SCHEME`.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ssmt_edge.errors import SinkError
+from ssmt_edge.sinks.unfinished import leftovers
 
 if TYPE_CHECKING:
     from ssmt_edge.health import Health
@@ -20,15 +21,25 @@ if TYPE_CHECKING:
     from ssmt_edge.segment import Result, Segmenter
     from ssmt_edge.sources import Source
 
+__all__ = ["Sink", "SinkContext", "leftovers", "open_sink", "sink_path", "writing"]
+
 # suffix of a file, or `scheme:` before a path -> module whose `open_file(path, context)` writes it
 BY_SUFFIX = {
     ".mp4": "ssmt_edge.sinks.video",
     ".mkv": "ssmt_edge.sinks.video",
     ".avi": "ssmt_edge.sinks.video",
     ".jsonl": "ssmt_edge.sinks.records",
+    ".csv": "ssmt_edge.sinks.table",
+    ".dcm": "ssmt_edge.sinks.seg",
+    ".html": "ssmt_edge.sinks.report",
+    ".json": "ssmt_edge.sinks.report",
 }
 BY_SCHEME = {
     "png": "ssmt_edge.sinks.masks",
+}
+# scheme of a URI (`scheme://`) -> module whose `open_uri(uri, context)` serves it
+BY_NETWORK = {
+    "igtl-out": "ssmt_edge.sinks.igtl_out",
 }
 
 
@@ -81,6 +92,8 @@ def open_sink(uri: str, context: SinkContext | None = None) -> Sink:
     """
     path = sink_path(uri)
     scheme = uri.partition(":")[0]
+    if scheme in BY_NETWORK and uri.startswith(f"{scheme}://"):
+        return cast(Sink, importlib.import_module(BY_NETWORK[scheme]).open_uri(uri, context or SinkContext()))
     if uri and (uri.endswith("/") or path.is_dir()):
         module_name: str | None = BY_SCHEME["png"]
     elif path != Path(uri):

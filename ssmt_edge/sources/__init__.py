@@ -8,12 +8,13 @@ under the scheme's name.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from ssmt_edge.dataset import SUFFIXES
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
+
+if TYPE_CHECKING:
+    from ssmt_edge.sources.playback import Play
 
 # kind of file -> module whose `open_file(path)` reads it, imported when the first such file is opened
 KINDS = {
@@ -30,7 +34,14 @@ KINDS = {
 }
 
 # scheme of a URI -> module whose `open_uri(uri)` opens it
-BY_SCHEME: dict[str, str] = {}
+BY_SCHEME = {
+    "rtsp": "ssmt_edge.sources.av_live",
+    "http": "ssmt_edge.sources.av_live",
+    "https": "ssmt_edge.sources.av_live",
+    "v4l2": "ssmt_edge.sources.av_live",
+    "csi": "ssmt_edge.sources.csi",
+    "igtl": "ssmt_edge.sources.igtl",
+}
 
 ENTRY_POINTS = "ssmt_edge.sources"
 
@@ -70,12 +81,18 @@ class Source(Protocol):
     """as declared; None if unknown"""
     fps: float | None
     """frames a second; None if unknown"""
+    on_state: Callable[[str], None] | None
+    """set by who wants to know when a live source is `lost` and `running` again; called in the iterating thread"""
     notes: list[str]
     """one line for each thing that the user must know at the end, e.g. how many damaged packets were left out"""
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises SourceError where no further frame can be read although there should be one; `SourceLost` of a live
         source says that opening it again may bring it back."""
+        ...
+
+    def interrupt(self) -> None:
+        """Ends an iteration that waits for a frame; called from another thread."""
         ...
 
     def close(self) -> None: ...
@@ -87,11 +104,22 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str, play: Play | None = None) -> Source:
     """The source behind a path (or `file://` URI: folder of images, image, DICOM file, video file) or another URI.
 
-    Raises SourceError if there is nothing, or nothing readable, at that place.
+    Args:
+        uri: path or URI.
+        play: rate, start, stop and loop of a file; None: every frame once, as fast as they are taken.
+
+    Raises:
+        SourceError: there is nothing, or nothing readable, at that place.
+        UsageError: a URI with impossible options, or `play` for a live source.
     """
+    if play is not None:
+        from ssmt_edge.sources.playback import Play, Playback
+
+        if play != Play():
+            return Playback(lambda: open_source(uri), play)
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
         return _opener(scheme, uri)(uri)
@@ -115,11 +143,18 @@ def _opener(scheme: str, uri: str) -> Callable[[str], Source]:
     registered = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if scheme not in registered:
         known = ", ".join(f"{name}://" for name in sorted({*BY_SCHEME, *registered}))
-        raise SourceError(f"{uri}: no source for {scheme}://; give a file, a folder of images or one of {known}")
+        name = without_credentials(uri)
+        raise SourceError(f"{name}: no source for {scheme}://; give a file, a folder of images or one of {known}")
     try:
         return cast("Callable[[str], Source]", registered[scheme].load())
     except Exception as error:  # whatever another package does when it is imported
-        raise SourceError(f"{uri}: {registered[scheme].value}, registered for {scheme}://, fails: {error}") from None
+        raise SourceError(f"{registered[scheme].value}, registered for {scheme}://, fails: {error}") from None
+
+
+def without_credentials(uri: str) -> str:
+    """The URI for messages: without `user:password@`, and without what a query says of user, password or token."""
+    uri = re.sub(r"(?<=://).*@", "", uri)
+    return re.sub(r"(?i)([?&][^=&]*(?:user|usr|login|pass|pwd|token|auth|key)[^=&]*=)[^&#]*", r"\1***", uri)
 
 
 def _kind(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +16,8 @@ class BaseSource:
     frame_count: int | None = None
     fps: float | None = None
     path: Path | None = None
+    on_state: Callable[[str], None] | None = None
+    """called by a live source with `lost` and `running`, in the iterating thread"""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -23,6 +25,11 @@ class BaseSource:
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Ends an iteration that waits for a frame; called from another thread."""
+        if self.live:
+            self.close()
 
     def close(self) -> None:
         pass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from dataclasses import replace
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,14 +14,19 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000TransferSyntaxes
 
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
 from ssmt_edge.sources import ASSUMED_FPS, Frame, plausible_fps
 from ssmt_edge.sources.base import BaseSource
+from ssmt_edge.sources.dicom_video import MPEG, open_video
 
 Pixels = NDArray[np.uint8]
 Spacing = tuple[float, float]
+
+# RGB (0..255) to YCbCr of partial range, luma 16..235 (PS3.3 C.7.6.3.1.2, retired there: YBR_PARTIAL_422)
+TO_PARTIAL = np.array([[0.2568, 0.5041, 0.0979], [-0.1482, -0.2910, 0.4392], [0.4392, -0.3678, -0.0714]])
 
 CENTIMETRE = 3  # code of PhysicalUnitsXDirection
 IMAGE_2D = 1  # RegionSpatialFormat; others are M-mode, spectra, waveforms
@@ -50,13 +56,21 @@ class DicomSource(BaseSource):
             self.fps = _fps(header)
             self._to_8_bit = _to_8_bit(header)
             self._roi, self._spacing = self._region(header)
+            self._syntax = UID(header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
+            self._photometric = str(header.PhotometricInterpretation)
         except Exception as error:
             raise SourceError(f"{path} has an unusable header: {error}") from None
+        self._video = open_video(path) if self._syntax in MPEG else None
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._video is not None:
+            for frame in self._video:
+                yield replace(frame, spacing_mm=self._spacing, roi=self._roi)
+            self.notes += self._video.notes
+            return
         interval = 1e3 / (self.fps or ASSUMED_FPS)
         index = 0
-        frames = iter_pixels(self._path)
+        frames = self._stored_frames()
         while True:
             try:
                 stored = next(frames)
@@ -68,11 +82,36 @@ class DicomSource(BaseSource):
             yield Frame(index, time, self._to_8_bit(stored), self._spacing, self._roi)
             index += 1
 
+    def _stored_frames(self) -> Iterator[NDArray[Any]]:
+        """As pydicom decodes them: one at a time, YBR_FULL as RGB, every colour picture [H, W, 3]."""
+        options: dict[str, Any] = {}
+        if self._syntax in JPEG2000TransferSyntaxes:
+            # GDCM, where it is installed, would come first, and stumbles over some files
+            options["decoding_plugin"] = "pylibjpeg"
+        if self._photometric.startswith(
+            "YBR_PARTIAL"
+        ):  # pydicom knows its layout only under the name of the full range
+            options |= {"photometric_interpretation": self._photometric.replace("PARTIAL", "FULL"), "raw": True}
+        if self._syntax == DeflatedExplicitVRLittleEndian:  # as a whole: it has to be read as a whole
+            return iter_pixels(pydicom.dcmread(self._path), **options)
+        if self._photometric.endswith("_422") and not self._syntax.is_encapsulated:
+            # pydicom 3.0 forgets after the first frame that chroma is halved
+            each = (iter_pixels(self._path, indices=[i], **options) for i in range(self.frame_count or 1))
+            return chain.from_iterable(each)
+        return iter_pixels(self._path, **options)
+
+    def close(self) -> None:
+        if self._video is not None:
+            self._video.close()
+
     def _unreadable(self, error: Exception, index: int) -> SourceError:
         if "no pixel data" in str(error):
             return SourceError(f"{self.name} has no pixel data; give a DICOM image or cine")
         if "missing dependencies" in str(error):
-            return SourceError(f"{self.name} is compressed in a way that needs another package: {error}")
+            return SourceError(
+                f"{self.name} is compressed as {self._syntax.name}, which needs another package: "
+                "pip install 'ssmt-edge[dicom]'"
+            )
         return SourceError(f"{self.name}: frame {index} of {self.frame_count} cannot be decoded: {error}")
 
     def _region(self, header: pydicom.Dataset) -> tuple[Roi | None, Spacing | None]:
@@ -152,6 +191,8 @@ def _to_8_bit(header: pydicom.Dataset) -> Callable[[NDArray[Any]], Pixels]:
         return lambda stored: cast(Pixels, np.take(palette, stored, axis=0))
     if photometric not in ("MONOCHROME1", "MONOCHROME2", "RGB") and not photometric.startswith("YBR"):
         raise ValueError(f"photometric interpretation {photometric}, expected MONOCHROME, RGB, YBR or PALETTE COLOR")
+    if photometric.startswith("YBR_PARTIAL"):
+        return _from_partial
     lowest, span = -(1 << bits - 1) if signed else 0, (1 << bits) - 1
 
     def convert(stored: NDArray[Any]) -> Pixels:
@@ -162,9 +203,17 @@ def _to_8_bit(header: pydicom.Dataset) -> Callable[[NDArray[Any]], Pixels]:
     return convert
 
 
+def _from_partial(ybr: NDArray[Any]) -> Pixels:
+    rgb = (ybr.astype(np.float32) - (16, 128, 128)) @ np.linalg.inv(TO_PARTIAL).T
+    return cast(Pixels, np.clip(rgb, 0, 255).round().astype(np.uint8))
+
+
 def _palette(header: pydicom.Dataset) -> Pixels:
     """RGB uint8 [values, 3] for every value that a pixel can have."""
-    values = np.arange(1 << int(header.BitsAllocated)).astype(f"u{int(header.BitsAllocated) // 8}")
+    size = int(header.BitsAllocated) // 8
+    values = np.arange(1 << 8 * size).astype(f"u{size}")
+    if header.get("PixelRepresentation"):  # index -1 is the last entry
+        values = values.view(f"i{size}")
     table = apply_color_lut(values[None], header)[0, :, :3]
     # 16-bit tables hold 16-bit colours, except where a writer put 8-bit colours into them
     deep = table.dtype == np.uint16 and table.max() > 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import av.error
@@ -30,11 +30,13 @@ def open_file(path: Path) -> VideoSource:
 class VideoSource(BaseSource):
     """Every frame of a video file that can be decoded, with its own time stamp; damaged packets are left out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: BinaryIO | None = None) -> None:
+        """Args: content: an opened, seekable file that holds the video, where it is a part of `path` only."""
         super().__init__(str(path))
         self.path = path
         try:
-            self._container = av.open(str(path.resolve()))  # FFmpeg takes "a:b.mp4" for a protocol
+            # FFmpeg takes "a:b.mp4" for a protocol
+            self._container = av.open(content or str(path.resolve()), mode="r")
         except av.error.FFmpegError as error:
             raise SourceError(f"{path} is not a readable video ({error.strerror}); give a video file") from None
         # FFmpeg would also paint text files ("tty")
@@ -55,7 +57,7 @@ class VideoSource(BaseSource):
         for image in self._decoded():
             time = image.time if image.time is not None else index / (self.fps or ASSUMED_FPS)
             start = time if start is None else start
-            yield Frame(index, (time - start) * 1e3, self._pixels(image))
+            yield Frame(index, (time - start) * 1e3, to_pixels(self._converter, image))
             index += 1
         if index == 0:
             raise SourceError(f"{self.name}: not one frame could be decoded; the file is damaged or cut short")
@@ -83,9 +85,11 @@ class VideoSource(BaseSource):
         if damaged:
             self.notes.append(f"{self.name}: {damaged} damaged packets left out")
 
-    def _pixels(self, image: VideoFrame) -> NDArray[np.uint8]:
-        layout = "gray" if image.format.name.startswith("gray") else "rgb24"
-        return cast("NDArray[np.uint8]", self._converter.reformat(image, format=layout, **ONE_THREAD).to_ndarray())
-
     def close(self) -> None:
         self._container.close()
+
+
+def to_pixels(converter: VideoReformatter, image: VideoFrame) -> NDArray[np.uint8]:
+    """Gray [H, W] of a gray frame, otherwise RGB [H, W, 3]; `converter` is kept for the next frame."""
+    layout = "gray" if image.format.name.startswith("gray") else "rgb24"
+    return cast("NDArray[np.uint8]", converter.reformat(image, format=layout, **ONE_THREAD).to_ndarray())

@@ -1,0 +1,1 @@
+"""What sending and receiving over a network take: addresses, feeds that never wait, servers, OpenIGTLink."""
