@@ -22,7 +22,7 @@ from benchmarks.report import markdown_table
 from ssmt_edge.dataset import load_samples, read_gray, read_mask
 from ssmt_edge.errors import DataError, SinkError, SsmtError
 from ssmt_edge.files import replacing
-from ssmt_edge.geometry import Gray, scan_area
+from ssmt_edge.geometry import Gray
 from ssmt_edge.scan_area import Outline, ScanArea, find_scan_area
 from ssmt_edge.screens import KINDS, Kind, Screen, screen
 
@@ -101,7 +101,7 @@ def table(found: Sequence[Found]) -> list[str]:
 
 
 def kept_table(root: Path) -> list[str]:
-    """Nodule pixels that outline and training box keep on labelled frames, each frame as a stream of its own.
+    """Nodule pixels that outline and its box keep on labelled frames, each frame as a stream of its own.
 
     Raises:
         DataError: no data set there, or none with nodule masks.
@@ -116,16 +116,17 @@ def kept_table(root: Path) -> list[str]:
         for sample in samples:
             gray = read_gray(sample.image)
             mask = read_mask(cast(Path, sample.nodule), gray.shape) > 0
-            area = find_scan_area([gray]).mask(*gray.shape)
-            inside = int((mask & area).sum())
-            kept += inside, int(mask[scan_area([gray]).slices].sum())
+            area = find_scan_area([gray])
+            outline = area.mask(*gray.shape)
+            inside = int((mask & outline).sum())
+            kept += inside, int(mask[area.box.slices].sum())
             total += int(mask.sum())
-            shares.append(float(area.mean()))
+            shares.append(float(outline.mean()))
             if split == "all" and mask.any():
                 worst.append((inside / int(mask.sum()), sample.name))
         figures = [f"{100 * value / max(total, 1):.3f} %" for value in kept]
         rows.append([split, str(len(samples)), *figures, f"{np.mean(shares):.3f}"])
-    lines = markdown_table(["split", "frames", "kept by the outline", "by the training box", "outline / frame"], rows)
+    lines = markdown_table(["split", "frames", "kept by the outline", "by its box", "outline / frame"], rows)
     names = ", ".join(f"{name} {share:.3f}" for share, name in sorted(worst)[:5])
     return [*lines, "", f"Frames that lose most: {names}."]
 

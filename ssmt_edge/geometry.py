@@ -56,30 +56,10 @@ def to_gray(frame: NDArray[Any]) -> Gray:
 
 
 def scan_area(frames: Sequence[Gray]) -> Roi:
-    """Bounding box of the scan area of one stream's first frames, without scanner text, rulers and gray bars.
+    """Bounding box of the scan area of one stream's first frames [H, W], see `ssmt_edge.scan_area`."""
+    from ssmt_edge.scan_area import find_scan_area  # which needs Roi
 
-    Tissue is where most nearby pixels are lit; text and rulers are thin, so an opening removes them. All pieces of at
-    least a tenth of the largest one count: a wide cyst or a shadow splits the tissue. Falls back to the box around
-    everything lit when that holds less than 60 % of it, and to the whole frame when nothing is lit.
-    """
-    peak = frames[0] if len(frames) == 1 else np.max(np.stack(frames), axis=0)
-    height, width = peak.shape
-    short = min(height, width)
-    lit = (peak > 12).astype(np.float32)
-    window = max(9, round(short / 18)) | 1
-    solid = (cv2.blur(lit, (window, window), borderType=cv2.BORDER_REPLICATE) > 0.45).astype(np.uint8)
-    k = max(5, round(short / 14)) | 1
-    padded = cv2.copyMakeBorder(solid, k, k, k, k, cv2.BORDER_REPLICATE)
-    opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, np.ones((k, k), np.uint8))[k:-k, k:-k]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened)
-    if count < 2:
-        return Roi(0, 0, width, height)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    pieces = np.isin(labels, 1 + np.flatnonzero(areas >= 0.1 * areas.max()))
-    x, y, w, h = (int(v) for v in cv2.boundingRect(pieces.astype(np.uint8)))
-    if lit[y : y + h, x : x + w].sum() < 0.6 * lit.sum():
-        x, y, w, h = (int(v) for v in cv2.boundingRect(solid))
-    return Roi(x, y, w, h)
+    return find_scan_area(frames).box
 
 
 def input_roi(frames: Sequence[Gray], spec: ModelSpec) -> Roi:

@@ -293,9 +293,8 @@ class Run:
 
     def _source_is(self, one: Stream, state: str) -> None:
         one.health.state = "lost" if state == "lost" else "running"
-        why = getattr(one.source, "why", "")
-        told = f"lost, trying to reach it again ({why})" if state == "lost" else "back again"
-        self._tell(f"{self._name(one)}: {told}")
+        lost = getattr(one.source, "why", "") or f"{self._name(one)} is lost"
+        self._tell(f"{lost}; trying to reach it again" if state == "lost" else f"{self._name(one)} is back")
 
     def _name(self, one: Stream) -> str:
         return one.source.name if one.source is not None else str(one.given)

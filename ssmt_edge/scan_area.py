@@ -30,7 +30,8 @@ LIT = 4  # gray levels from the background on which a pixel counts as echo, afte
 DARK_PANEL = 16  # compression makes faint noise flat: what is flat and brighter than that is drawn by the scanner
 BRIGHT = 60  # text and rulers reach this gray level, the faint echoes at the end of an area do not
 STILL = 4  # gray levels that what stands still may differ by over time
-CELLS = 12  # a row of faint echoes reaches half of so many parts of the width; a word below the area rarely does
+CELLS, FILLED = 12, 2  # parts of the width; how many of them a row of faint echoes reaches
+PATCHY = 13  # rows without any that do not end the area yet
 MISSED = 0.005  # share of the tissue that an outline may leave out before it is widened
 LEAST = 0.06  # share of the frame; an area found smaller than this is a probe in the air
 RECTANGLE, WHOLE = 0.985, 0.97  # shares of box and frame from which on an outline is all of it
@@ -179,14 +180,14 @@ def _fitted(lit: Gray, faint: Gray, tissue: Gray) -> tuple[Points, tuple[float, 
 
 
 def _below(faint: Gray, tissue: Gray, left: Side, right: Side) -> Gray:
-    """1 between the sides from the tissue on down, as far as echoes are spread over the width, however sparse."""
+    """1 between the sides from the tissue on down, as far as there are faint echoes, however sparse."""
     height, width = faint.shape
     y, x = np.nonzero(faint)
     cell = np.floor((x - left.x(y)) / np.maximum(right.x(y) - left.x(y), 1.0) * CELLS).astype(np.int64)
     inside = (cell >= 0) & (cell < CELLS)
     filled = np.zeros((height, CELLS), np.uint8)
     filled[y[inside], cell[inside]] = 1
-    alive = cv2.dilate(filled, np.ones((7, 1), np.uint8)).sum(axis=1) >= CELLS // 2
+    alive = cv2.dilate(filled, np.ones((PATCHY, 1), np.uint8)).sum(axis=1) >= FILLED
     first, last = (int(v) for v in np.flatnonzero(tissue.any(axis=1))[[0, -1]])
     over = np.flatnonzero(~alive[last:])
     stop = last + int(over[0]) if len(over) else height

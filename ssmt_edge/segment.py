@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ssmt_edge.errors import EngineError, SourceError, UsageError
 from ssmt_edge.evaluate import threshold_level
 from ssmt_edge.geometry import Gray, Roi, input_roi, to_frame, to_gray, to_input
-from ssmt_edge.measure import Nodule, measure
+from ssmt_edge.measure import Nodule, measure, without_specks
 from ssmt_edge.packages import needs
 from ssmt_edge.smoothing import Smoother
 from ssmt_edge.sources import Frame
@@ -32,7 +32,7 @@ LOOK_AHEAD = 8
 """frames of a stream from which the scan area is found"""
 
 SPECK = 16
-"""pieces of a mask smaller than so many of the network's own pixels are not measured"""
+"""pieces of a mask smaller than so many of the network's own pixels are left out"""
 
 Outline = NDArray[np.int32]
 RoiChoice = Roi | Literal["auto", "full"]
@@ -49,11 +49,12 @@ class Result:
     pixels: NDArray[np.uint8]
     """the frame as it came: gray [H, W] or RGB [H, W, 3], 0..255"""
     mask: NDArray[np.bool_]
-    """[H, W], True where the nodule's probability reaches the threshold"""
+    """[H, W], True where the nodule's probability reaches the threshold, without specks (pieces of fewer than SPECK of
+    the network's pixels)"""
     probability: Gray
     """uint8 [H, W], probability x 255; 0 outside `roi`"""
     nodules: list[Nodule]
-    """connected pieces of `mask`, largest first, without specks (fewer than SPECK of the network's pixels)"""
+    """connected pieces of `mask`, largest first"""
     size: float | None
     """the network's own estimate of the nodule's share of `roi`, 0..1; None if it was not trained for it"""
     roi: Roi
@@ -124,23 +125,30 @@ class Memory:
         self.largest = Largest()
         self._smoother = Smoother(spec.input_size) if smooth else None
         self._tracker = Tracker()
-        self._last: tuple[int, Roi | None, tuple[int, ...]] | None = None
+        self._place: tuple[Roi | None, tuple[int, ...]] | None = None
+        self._index = -1
         self._gap = 0
+        self._spacing: tuple[float, float] | None = None
 
     def begin(self, job: Job) -> None:
         """A new frame: how many were left out before it, and whether it shows another region than the last one."""
-        now = (job.frame.index, job.roi, job.frame.pixels.shape[:2])
-        self._gap = 0 if self._last is None else max(0, now[0] - self._last[0] - 1)
-        if self._smoother is not None and self._last is not None and now[1:] != self._last[1:]:
-            self._smoother.reset()
-        self._last = now
+        place = (job.roi, job.frame.pixels.shape[:2])
+        self._gap = 0 if self._place is None else max(0, job.frame.index - self._index - 1)
+        if self._place is not None and place != self._place:
+            self._tracker.reset()
+            if self._smoother is not None:
+                self._smoother.reset()
+        self._index, self._place = job.frame.index, place
 
-    def smoothed(self, output: Gray, inputs: Gray) -> Gray:
+    def smoothed(self, output: Gray, inputs: Gray, threshold: float) -> Gray:
         """The network's probabilities [S, S], smoothed if that was asked for."""
-        return output if self._smoother is None else self._smoother(output, inputs, self._gap)
+        return output if self._smoother is None else self._smoother(output, inputs, threshold, self._gap)
 
-    def known(self, frame: int, nodules: list[Nodule]) -> list[Nodule]:
+    def known(self, frame: int, nodules: list[Nodule], spacing: tuple[float, float] | None) -> list[Nodule]:
         """The nodules with the numbers that they keep."""
+        if spacing is not None and self._spacing not in (None, spacing):
+            self.largest = Largest()  # millimetres by another scale do not compare
+        self._spacing = spacing or self._spacing
         nodules = self._tracker.update(nodules, self._gap)
         self.largest.update(frame, nodules)
         return nodules
@@ -253,14 +261,14 @@ class Segmenter:
             size = float(_checked(job.outputs, "size", (1,), np.float32)[0]) if "size" in job.outputs else None
             if memory is not None:
                 memory.begin(job)
-                output = memory.smoothed(output, job.inputs[0, 0])
+                output = memory.smoothed(output, job.inputs[0, 0], self.threshold)
             probability = to_frame(output, job.roi, frame.pixels.shape, spec)
-            mask = probability >= self._level
             spacing = frame.spacing_mm if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
-            smallest = SPECK * job.roi.width * job.roi.height / spec.input_size**2
-            nodules = measure(mask, probability, spacing, max(SPECK, round(smallest)))
+            smallest = max(SPECK, round(SPECK * job.roi.width * job.roi.height / spec.input_size**2))
+            mask = without_specks(probability >= self._level, smallest)
+            nodules = measure(mask, probability, spacing, smallest)
             if memory is not None:
-                nodules = memory.known(frame.index, nodules)
+                nodules = memory.known(frame.index, nodules, spacing)
             strangeness = unlike(job.inputs[0, 0], spec)
         latency = (time.perf_counter() - job.captured) * 1e3
         return Result(

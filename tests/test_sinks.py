@@ -315,6 +315,7 @@ def test_a_full_disk(tmp_path: Path, cine: Source, name: str, monkeypatch: pytes
 @pytest.mark.parametrize(
     "name, limit, whole",
     [
+        *(("o.mp4", 100_000, 0), ("o.mkv", 100_000, 0), ("o.avi", 100_000, 10)),
         *(("o.mp4", 350_000, 25), ("o.mkv", 350_000, 25), ("o.avi", 350_000, 25)),
         *(("r.jsonl", 9_000, 25), ("t.csv", 3_000, 25), ("s.dcm", 100_000, 25)),
         *(("s.dcm", 99_000, 0), ("m/", 100, 0), ("p.html", 2_000, 0), ("p.json", 1_000, 0)),

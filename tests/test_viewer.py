@@ -101,7 +101,7 @@ def statuses(page: ClientConnection) -> Iterator[dict[str, Any]]:
             yield json.loads(message)["streams"][0]
 
 
-def wait_until(true: Any, seconds: float = 5.0) -> None:
+def wait_until(true: Any, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"

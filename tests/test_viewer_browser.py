@@ -150,7 +150,7 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
     page.mouse.up()
 
 
-def wait_until(true: Any, seconds: float = 5.0) -> None:
+def wait_until(true: Any, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -244,7 +244,7 @@ def test_region_by_mouse_in_frame_pixels(page: Page, probe: Probe) -> None:
     roi = probe.segmenter.roi
     assert isinstance(roi, Roi)
     assert np.abs(np.array([roi.x, roi.y, roi.width, roi.height]) - (50, 32, 50, 36)).max() <= 1
-    assert not page.locator("#roi-panel").is_visible()
+    page.locator("#roi-panel").wait_for(state="hidden")
     page.keyboard.press("a")
     wait_until(lambda: probe.segmenter.roi == "auto")
 
@@ -257,9 +257,9 @@ def test_region_and_scale_by_keyboard(page: Page, probe: Probe) -> None:
     page.locator("#roi-x").focus()
     page.keyboard.press("Enter")
     wait_until(lambda: probe.segmenter.roi == Roi(70, 40, 20, 20))
+    page.locator("#roi-panel").wait_for(state="hidden")
     page.keyboard.press("a")
     wait_until(lambda: probe.segmenter.roi == "auto")
-    page.wait_for_timeout(300)
     page.keyboard.press("m")
     page.locator("#scale-value").fill("0.05")
     page.keyboard.press("Enter")

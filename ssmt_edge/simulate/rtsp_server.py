@@ -19,7 +19,8 @@ H264 = (
     "video/x-raw,format=I420 ! x264enc tune=zerolatency speed-preset=superfast pass=quant quantizer=18 "
     "key-int-max={fps:.0f} ! rtph264pay name=pay0 pt=96 config-interval=1"
 )
-JPEG = "jpegenc quality=95 ! rtpjpegpay name=pay0 pt=26"
+# the whole range of values, as all readers of JPEG expect
+JPEG = "video/x-raw,format=I420,colorimetry=(string)1:4:0:0 ! jpegenc quality=95 ! rtpjpegpay name=pay0 pt=26"
 FRAMES = (
     "( appsrc name=frames is-live=true do-timestamp=true format=time "
     "caps=video/x-raw,format=RGBx,width={width},height={height},framerate=0/1 "

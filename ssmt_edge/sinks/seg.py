@@ -82,12 +82,8 @@ class SegSink(BaseSink):
             if made is None:
                 made = segmentation(self._header, self._frames, self._author, self._keep_identifiers)
                 made.add_new("PixelData", "OB", bits.padded())
-            try:
-                with replacing(self.path) as part:
-                    pydicom.dcmwrite(part, made, enforce_file_format=True)
-            except OSError as error:
-                # pydicom wraps it into another one that has a traceback for its message
-                raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
+            with replacing(self.path) as part:
+                pydicom.dcmwrite(part, made, enforce_file_format=True)
 
 
 class Bits:
@@ -110,7 +106,6 @@ class Bits:
         except OSError:
             with suppress(OSError):
                 self._file.truncate(self._whole)
-                self._file.seek(self._whole)
             raise
         self._whole += full // 8
         self._rest = bits[full:]

@@ -142,7 +142,7 @@ def _readable(path: Path) -> bool:
 
 def _options(kind: str) -> dict[str, str]:
     """What makes FFmpeg put a second's frames on the disk as soon as they are complete."""
-    options = {"flush_packets": "1"}
+    options = {}
     if kind == "mp4":
         hybrid = av.library_versions["libavformat"] >= (61, 7, 100)  # FFmpeg 7.1, PyAV 14
         options["movflags"] = "+frag_keyframe+" + ("hybrid_fragmented" if hybrid else "empty_moov+default_base_moof")

@@ -75,8 +75,8 @@ class Numbering:
         """
         ahead = 1 + missed
         if number is not None:
-            known = self._number is not None and 1 <= number - self._number <= LONGEST_GAP
-            ahead = number - self._number if known and self._number is not None else 1
+            step = 0 if self._number is None else number - self._number
+            ahead = step if 1 <= step <= LONGEST_GAP else 1
         self._number = number
         self._index += ahead
         return self._index

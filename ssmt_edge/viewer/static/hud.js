@@ -36,7 +36,11 @@ function spacing({ spacing: mm, mm_per_pixel: chosen }) {
   return `${x === y ? x : `${x} × ${y}`} mm per pixel${chosen ? " (set)" : ""}`;
 }
 
-export function showNodules(header, frozen) {
+// what belongs to the picture on the screen, and changes with it
+export function showPicture(header, frozen) {
+  const unlike = header?.unlike ?? null;
+  set(byId("unlike"), unlike === null ? "–" : unlike > 1 ? `${unlike.toFixed(2)}: unusual picture` : unlike.toFixed(2));
+  byId("unlike").className = unlike > 1 ? "warn" : "";
   set(byId("nodules-title"), frozen ? "Nodules of the frozen picture" : "Nodules");
   const rows = (header?.nodules ?? []).slice(0, 20).map((nodule) => {
     const row = document.createElement("tr");
@@ -71,15 +75,15 @@ export function showRecording(stream) {
   set(line, failed ? `Recording failed: ${recording.errors.join("; ")}` : `● Recording ${clock(recording.seconds)}, ${recording.frames} frames${missed}`);
 }
 
-// what to say over a picture: [text or null, calm]
-export function warningFor(stream, pane, frozen, link) {
+// what to say over a picture: [text or null, calm]; still: no picture is expected to come
+export function warningFor(stream, pane, still, link) {
   const seconds = (value) => `${value.toFixed(value < 10 ? 1 : 0)} s`;
   const since = (performance.now() - link.at) / 1000;
   if (!link.up || since > 1.5) return [`No connection to ssmt-edge for ${seconds(since)}: this picture is old`, false];
   if (stream.trouble) return [stream.trouble, false];
   if (stream.state === "ended") return ["The stream has ended: last frame", true];
   if (stream.age === null) return ["Waiting for the first frame", true];
-  const onScreen = frozen ? 0 : (performance.now() - pane.shownAt) / 1000;
+  const onScreen = still ? 0 : (performance.now() - pane.shownAt) / 1000;
   const age = Math.max(stream.age + since, onScreen);
   if (stream.state === "lost") return [`Source lost for ${seconds(age)}: this picture is old`, false];
   if (age > STALE_S) return [`No new frame for ${seconds(age)}: this picture is old`, false];

@@ -1,7 +1,7 @@
 // The page: what the server says goes to panes and numbers, what the user does goes to the server.
 
 import { drawChart } from "./chart.js";
-import { byId, showNodules, showRecording, showStream, warningFor } from "./hud.js";
+import { byId, showPicture, showRecording, showStream, warningFor } from "./hud.js";
 import { Link, post } from "./link.js";
 import { Pane } from "./pane.js";
 import { Drawing } from "./tools.js";
@@ -42,6 +42,7 @@ const link = new Link({
       return false;
     }
     pane.show(header, bitmap);
+    if (header.stream === active) showPicture(header, false);
     return true;
   },
   onUp() {
@@ -90,6 +91,8 @@ function arrange() {
   );
 }
 
+const isShown = (number) => alone === null || alone === number;
+
 function choose(number) {
   if (number !== null && number >= streams.length) return;
   leaveTool();
@@ -109,7 +112,7 @@ function activate(number) {
 
 function update() {
   panes.forEach((pane, i) => {
-    const [text, calm] = streams[i] ? warningFor(streams[i], pane, frozen, connection) : [null, false];
+    const [text, calm] = streams[i] ? warningFor(streams[i], pane, frozen || !isShown(i), connection) : [null, false];
     const before = pane.element.classList.contains("stale");
     pane.warn(text, calm);
     const stale = pane.element.classList.contains("stale");
@@ -126,7 +129,7 @@ function update() {
   const connected = connection.up && since < 1.5;
   showStream({ ...stream, age: stream.age === null ? null : stream.age + since }, connected, streams.length > 1 ? `Stream ${active + 1}` : "Stream");
   showRecording(stream);
-  showNodules(panes[active].header, frozen);
+  showPicture(panes[active].header, frozen);
   document.body.classList.toggle("disconnected", !connected);
   panes.forEach((pane) => pane.describe());
   drawChart(byId("chart"), points[active], now + since);
@@ -160,6 +163,7 @@ function tell(text, error = false, download = null) {
   close.addEventListener("click", remove);
   message.append(close);
   const all = byId("messages");
+  all.querySelectorAll(".message:not(.error)").forEach((old) => old.remove()); // what went well is said once
   while (all.children.length > 2) all.firstElementChild.remove();
   all.append(message);
   setTimeout(remove, error ? 15000 : 10000);
@@ -178,6 +182,7 @@ async function ask(path, body) {
 
 function freeze() {
   frozen = !frozen;
+  if (!frozen) panes.forEach((pane) => (pane.shownAt = performance.now())); // the next picture is on its way
   link.wish({ frozen });
   const button = byId("freeze");
   button.setAttribute("aria-pressed", frozen);
@@ -207,7 +212,7 @@ async function record() {
   const { files, errors } = await answer.json();
   streams[active].recording = { ...streams[active].recording, running: on }; // until the next status says more
   if (errors.length) tell(errors.join("; "), true);
-  else tell(`${on ? "Recording to" : "Saved"} ${files.join(" and ")}`);
+  else tell(`${on ? "Recording to" : "Saved"} ${files[0]} and ${files[1].replace(/.*\./, ".")}`);
 }
 
 // --- threshold and looks
