@@ -38,6 +38,12 @@ class Roi:
         return Roi(x0, y0, x1 - x0, y1 - y0)
 
     @property
+    def corners(self) -> NDArray[np.int32]:
+        """[4, 2], (x, y) of the corner pixels."""
+        right, bottom = self.x + self.width - 1, self.y + self.height - 1
+        return np.array([(self.x, self.y), (right, self.y), (right, bottom), (self.x, bottom)], np.int32)
+
+    @property
     def slices(self) -> tuple[slice, slice]:
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from ssmt_edge.errors import EngineError, SourceError, UsageError
 from ssmt_edge.evaluate import threshold_level
-from ssmt_edge.geometry import Gray, Roi, input_roi, to_frame, to_gray, to_input
+from ssmt_edge.geometry import Gray, Roi, to_frame, to_gray, to_input
 from ssmt_edge.measure import Nodule, measure, without_specks
 from ssmt_edge.packages import needs
+from ssmt_edge.scan_area import Outline, find_scan_area
 from ssmt_edge.smoothing import Smoother
 from ssmt_edge.sources import Frame
 from ssmt_edge.spec import Engine, ModelSpec
@@ -34,7 +35,6 @@ LOOK_AHEAD = 8
 SPECK = 16
 """pieces of a mask smaller than so many of the network's own pixels are left out"""
 
-Outline = NDArray[np.int32]
 RoiChoice = Roi | Literal["auto", "full"]
 
 
@@ -229,13 +229,28 @@ class Segmenter:
     def _locate_alike(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """`locate` for frames of one size, at least one."""
         first = [next(jobs)]
-        roi = self._given_region(first[0].frame)
+        roi, outline = self._given_region(first[0].frame), None
         if roi is None:
             first += islice(jobs, LOOK_AHEAD - 1)
-            roi = input_roi([_gray(job.frame) for job in first], self.engine.spec)
+            roi, outline = self._found_region(first)
         for job in chain(first, jobs):
-            job.roi = roi
+            job.roi, job.outline = roi, outline
             yield job
+
+    def _found_region(self, jobs: Sequence[Job]) -> tuple[Roi, Outline | None]:
+        """What the network sees of frames of one size, and the corners of the scan area in it: in the region that the
+        frames' file declares, where it does; else found, or all of it for a network trained on full frames."""
+        grays = [_gray(job.frame) for job in jobs]
+        whole = Roi(0, 0, grays[0].shape[1], grays[0].shape[0])
+        region = jobs[0].frame.roi or whole
+        area = find_scan_area([gray[region.slices] for gray in grays])
+        box = Roi(region.x + area.box.x, region.y + area.box.y, area.box.width, area.box.height)
+        outline = None if area.outline is None else area.outline + np.array((region.x, region.y), np.int32)
+        if jobs[0].frame.roi is None and self.engine.spec.crop == "scan-area":
+            return box, outline
+        if outline is None and box != region:
+            outline = box.corners
+        return region, outline
 
     def preprocess(self, job: Job) -> Job:
         """Frame to network input: gray, region cut out, resized."""
@@ -290,7 +305,7 @@ class Segmenter:
         )
 
     def _given_region(self, frame: Frame) -> Roi | None:
-        """The region that the user or else the frame's file gives; None if it must be searched for."""
+        """The region that the user gives; None for `auto`."""
         if isinstance(self.roi, Roi):
             try:
                 return self.roi.clipped(frame.pixels.shape)
@@ -298,7 +313,7 @@ class Segmenter:
                 raise UsageError(f"{error}; give a region inside it as x,y,width,height") from None
         if self.roi == "full":
             return Roi(0, 0, frame.pixels.shape[1], frame.pixels.shape[0])
-        return frame.roi
+        return None
 
     def close(self) -> None:
         self.engine.close()

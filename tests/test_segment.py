@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from fakes import SPEC, BrightEngine, disc
 
 from ssmt_edge.errors import EngineError, SourceError, UsageError
 from ssmt_edge.geometry import Roi
+from ssmt_edge.screens import screen
 from ssmt_edge.segment import LOOK_AHEAD, Job, Segmenter
 from ssmt_edge.sources import Frame
 
@@ -64,9 +66,13 @@ def test_threshold_decides() -> None:
     assert Segmenter(BrightEngine(replace(SPEC, threshold=0.9))).threshold == 0.9
 
 
+def speckle(size: tuple[int, int]) -> Any:
+    return np.random.default_rng(0).integers(60, 120, size, np.uint8)
+
+
 def test_order_of_regions() -> None:
     image = np.zeros((200, 300), np.uint8)
-    image[50:150, 100:250] = 90
+    image[50:150, 100:250] = speckle((100, 150))
     declared = Roi(10, 20, 100, 80)
 
     def region(segmenter: Segmenter, roi: Roi | None) -> Roi | None:
@@ -91,7 +97,7 @@ def test_probability_is_zero_outside_the_region() -> None:
 def test_scan_area_holds_until_the_size_changes() -> None:
     def frame(size: tuple[int, int], left: int) -> Any:
         image = np.zeros(size, np.uint8)
-        image[20:100, left : left + 80] = 90
+        image[20:100, left : left + 80] = speckle((80, 80))
         return image
 
     # the bright part moves: the first LOOK_AHEAD frames together fix the region, later ones do not move it
@@ -156,3 +162,24 @@ def test_impossible_options_are_named() -> None:
             Segmenter(BrightEngine(), threshold=threshold)
     with pytest.raises(UsageError, match="outside"):
         Segmenter(BrightEngine(), roi=Roi(500, 0, 10, 10))(disc())
+
+
+def test_what_is_seen_of_a_frame() -> None:
+    """The outline lies inside the region that the network sees, also where that is the declared one or all of it."""
+    shown = screen(np.random.default_rng(3), "convex", 3, (480, 640))
+    truth = shown.area
+
+    def seen(spec: Any, declared: Roi | None) -> tuple[Roi, float]:
+        jobs = [job(frame, i, roi=declared) for i, frame in enumerate(shown.frames)]
+        located = list(Segmenter(BrightEngine(spec)).locate(jobs))[-1]
+        assert located.roi is not None and located.outline is not None
+        inside = cv2.fillPoly(np.zeros(truth.shape, np.uint8), [located.outline], 1) > 0
+        assert not inside[: located.roi.y].any() and not inside[:, : located.roi.x].any()
+        return located.roi, (inside & truth).sum() / (inside | truth).sum()
+
+    box, overlap = seen(CROPPING, None)
+    assert overlap > 0.93 and box.height < 480
+    whole, overlap = seen(SPEC, None)
+    assert overlap > 0.93 and whole == Roi(0, 0, 640, 480)
+    declared, overlap = seen(CROPPING, box)
+    assert overlap > 0.9 and declared == box

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from fakes import BrightEngine, disc, make_result, record_indices, video_frames, write_folder
 
-from ssmt_edge.errors import SinkError, UsageError
+from ssmt_edge.errors import MissingDependency, SinkError, UsageError
 from ssmt_edge.geometry import Roi
 from ssmt_edge.health import Health
 from ssmt_edge.pipeline import stream
@@ -285,12 +286,20 @@ def test_other_than_loopback_needs_the_token(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_one_line(stage: Stage, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"port {stage.port}: Address already in use; choose another"):
+    with pytest.raises(SinkError, match=rf"port {stage.port}: Address already in use; choose another"):
         Viewer(port=stage.port, folder=tmp_path).start()
     with pytest.raises(UsageError, match="port is 70000"):
         Viewer(port=70000, folder=tmp_path)
-    with pytest.raises(UsageError, match="cannot serve"):
+    with pytest.raises(SinkError, match="cannot serve"):
         Viewer("203.0.113.1", 0, folder=tmp_path).start()
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "websockets", "fastapi"])
+def test_a_missing_package_names_the_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "ssmt_edge.viewer.app", raising=False)
+    with pytest.raises(MissingDependency, match=rf"{module} is not installed; it comes with the extra 'view'"):
+        Viewer()
 
 
 def test_a_snapshot_is_cut_and_is_of_the_frame_on_the_screen(stage: Stage) -> None:

@@ -102,8 +102,8 @@ def open_sink(uri: str, context: SinkContext | None = None) -> Sink:
         module_name = BY_SUFFIX.get(path.suffix.lower())
     if module_name is None or uri == f"{scheme}:":
         raise SinkError(
-            f"{uri!r} is no kind of sink; expected a file ending with {', '.join(BY_SUFFIX)}, or a folder of PNG masks "
-            "ending with /"
+            f"{uri!r} is no kind of sink; expected a file ending with {', '.join(BY_SUFFIX)}, a folder of PNG masks "
+            f"ending with /, or {', '.join(f'{name}://' for name in BY_NETWORK)}"
         )
     module: Any = importlib.import_module(module_name)
     return cast(Sink, module.open_file(path, context or SinkContext()))

@@ -24,7 +24,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from ssmt_edge.errors import UsageError
+from ssmt_edge.errors import SinkError, UsageError
 from ssmt_edge.packages import extra_of
 from ssmt_edge.sinks import Sink, SinkContext
 from ssmt_edge.viewer.feed import Feed
@@ -115,11 +115,11 @@ class Viewer:
         return feed
 
     def start(self) -> None:
-        """Listens and returns. UsageError if the port is taken or the address is not this machine's."""
+        """Listens and returns. SinkError if the port is taken or the address is not this machine's."""
         try:
             listener = _listen(self._host, self._port)
         except OSError as error:
-            raise UsageError(
+            raise SinkError(
                 f"cannot serve the viewer on {self._host} port {self._port}: {error.strerror or error}; choose another "
                 "port, or stop what listens there"
             ) from None

@@ -3,8 +3,9 @@
 import { drawChart } from "./chart.js";
 import { byId, showPicture, showRecording, showStream, warningFor } from "./hud.js";
 import { Link, post } from "./link.js";
+import { Marks } from "./marks.js";
+import { say, tell } from "./messages.js";
 import { Pane } from "./pane.js";
-import { Drawing } from "./tools.js";
 
 const look = { opacity: 0.25, contour: true, diameters: true };
 const panes = [];
@@ -14,7 +15,6 @@ let now = 0;
 let active = 0;
 let alone = null; // number of the only stream shown; null for all
 let frozen = false;
-let tool = null; // { name, drawing }
 let thresholdUntil = 0; // the slider is being moved: what the server says does not move it
 const connection = { up: false, at: performance.now(), reason: "" };
 
@@ -95,7 +95,7 @@ const isShown = (number) => alone === null || alone === number;
 
 function choose(number) {
   if (number !== null && number >= streams.length) return;
-  leaveTool();
+  marks.leave();
   alone = number;
   if (number !== null) active = number;
   link.wish({ watch: number === null ? null : [number] });
@@ -105,7 +105,7 @@ function choose(number) {
 
 function activate(number) {
   if (active === number) return;
-  if (tool) leaveTool();
+  marks.leave();
   active = number;
   update();
 }
@@ -138,36 +138,7 @@ function update() {
 }
 setInterval(update, 250); // also when the server says nothing any more
 
-// --- what the user is told
-
-function say(text) {
-  byId("said").textContent = text;
-}
-
-function tell(text, error = false, download = null) {
-  const message = document.createElement("div");
-  message.className = error ? "message error" : "message";
-  const words = document.createElement("span");
-  words.textContent = text;
-  message.append(words);
-  if (download) message.append(download);
-  const close = document.createElement("button");
-  close.type = "button";
-  close.className = "quiet";
-  close.setAttribute("aria-label", "Dismiss");
-  close.textContent = "×";
-  const remove = () => {
-    message.remove();
-    if (download) URL.revokeObjectURL(download.href);
-  };
-  close.addEventListener("click", remove);
-  message.append(close);
-  const all = byId("messages");
-  all.querySelectorAll(".message:not(.error)").forEach((old) => old.remove()); // what went well is said once
-  while (all.children.length > 2) all.firstElementChild.remove();
-  all.append(message);
-  setTimeout(remove, error ? 15000 : 10000);
-}
+// --- what is asked of the server
 
 async function ask(path, body) {
   try {
@@ -177,6 +148,8 @@ async function ask(path, body) {
     return null;
   }
 }
+
+const marks = new Marks(() => ({ pane: panes[active], stream: streams[active] }), ask);
 
 // --- freeze, snapshot, recording
 
@@ -253,82 +226,9 @@ function toggle(name) {
   redraw();
 }
 
-// --- region and scale
-
-const drawn = {
-  roi([x0, y0], [x1, y1]) {
-    byId("roi-x").value = Math.round(Math.min(x0, x1));
-    byId("roi-y").value = Math.round(Math.min(y0, y1));
-    byId("roi-width").value = Math.round(Math.abs(x1 - x0));
-    byId("roi-height").value = Math.round(Math.abs(y1 - y0));
-  },
-  scale([x0, y0], [x1, y1]) {
-    tool.pixels = Math.hypot(x1 - x0, y1 - y0);
-    byId("scale-line").textContent = `${tool.pixels.toFixed(1)} px`;
-    fromLine();
-  },
-};
-
-function fromLine() {
-  const mm = Number(byId("scale-length").value);
-  if (tool?.pixels > 0 && mm > 0) byId("scale-value").value = (mm / tool.pixels).toPrecision(4);
-}
-
-function useTool(name) {
-  const again = tool?.name === name;
-  leaveTool();
-  if (again || !panes[active]?.header) return;
-  byId(`${name}-panel`).hidden = false;
-  byId(name).setAttribute("aria-pressed", true);
-  const stream = streams[active];
-  if (name === "roi" && stream.roi) ["x", "y", "width", "height"].forEach((side, i) => (byId(`roi-${side}`).value = stream.roi[i]));
-  if (name === "scale") {
-    byId("scale-line").textContent = "none";
-    byId("scale-value").value = stream.mm_per_pixel ?? "";
-  }
-  tool = { name, pixels: 0, drawing: new Drawing(panes[active], name === "roi" ? "box" : "line", drawn[name]) };
-}
-
-function leaveTool() {
-  if (!tool) return;
-  tool.drawing.end();
-  byId(`${tool.name}-panel`).hidden = true;
-  byId(tool.name).setAttribute("aria-pressed", false);
-  byId(tool.name).focus();
-  tool = null;
-}
-
-async function setRoi(roi) {
-  if (await ask("roi", { roi })) {
-    leaveTool();
-    say(roi === "auto" ? "Region automatic" : "Region set");
-  }
-}
-
-async function setSpacing(mm_per_pixel) {
-  if (await ask("spacing", { mm_per_pixel })) {
-    leaveTool();
-    say("Scale set");
-  }
-}
-
-byId("roi-panel").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const [x, y, width, height] = ["x", "y", "width", "height"].map((side) => Number(byId(`roi-${side}`).value));
-  setRoi({ x, y, width, height });
-});
-byId("scale-panel").addEventListener("submit", (event) => {
-  event.preventDefault();
-  setSpacing(Number(byId("scale-value").value));
-});
-byId("roi-auto").addEventListener("click", () => setRoi("auto"));
-byId("scale-source").addEventListener("click", () => setSpacing(null));
-byId("scale-length").addEventListener("input", fromLine);
-document.querySelectorAll("[data-cancel]").forEach((button) => button.addEventListener("click", leaveTool));
-
 // --- buttons, sliders, keys
 
-for (const [id, action] of Object.entries({ freeze, snapshot, record, roi: () => useTool("roi"), scale: () => useTool("scale") })) {
+for (const [id, action] of Object.entries({ freeze, snapshot, record, roi: () => marks.use("roi"), scale: () => marks.use("scale") })) {
   byId(id).addEventListener("click", action);
 }
 byId("threshold").addEventListener("input", (event) => setThreshold(Number(event.target.value)));
@@ -370,9 +270,9 @@ const keys = {
   f: freeze,
   s: snapshot,
   r: record,
-  g: () => useTool("roi"),
-  a: () => setRoi("auto"),
-  m: () => useTool("scale"),
+  g: () => marks.use("roi"),
+  a: () => marks.setRoi("auto"),
+  m: () => marks.use("scale"),
   c: () => toggle("contour"),
   d: () => toggle("diameters"),
   t: theme,
@@ -385,7 +285,7 @@ const keys = {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && tool) leaveTool();
+  if (event.key === "Escape") marks.leave();
   const typing = event.target.matches('input[type="number"]');
   if (typing || event.ctrlKey || event.altKey || event.metaKey || event.repeat && !",.[]".includes(event.key)) return;
   if (byId("help").open || !byId("shortcuts").checked) return;
