@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
+
 from ssmt_edge.channels import Channel, Step, take_each
 from ssmt_edge.errors import UsageError
 from ssmt_edge.health import Health
@@ -165,6 +167,9 @@ class Run:
 
     def results(self) -> Generator[Result, None, None]:
         with ExitStack() as opened:
+            # the steps already run side by side: a pool of threads in each costs more than it brings
+            opened.callback(cv2.setNumThreads, cv2.getNumThreads())
+            cv2.setNumThreads(1)
             for one in self.streams:
                 self._open(one, opened)
             steps, results = self._steps()
@@ -213,7 +218,7 @@ class Run:
                 sink: Sink = open_sink(name, context)
             else:
                 sink = given(context) if callable(given) else given
-                name = type(sink).__name__
+                name = getattr(sink, "name", type(sink).__name__)
             outlet = Outlet(sink, name, source.live, options.queue_size, self._sink_failed)
             opened.callback(outlet.close_unstarted)
             one.outlets.append(outlet)

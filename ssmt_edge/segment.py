@@ -223,13 +223,14 @@ class Segmenter:
         The scan area is found from the first LOOK_AHEAD frames together, because a single frame may be dark: so many
         jobs are read before the first one is handed on.
         """
-        for _, group in groupby(jobs, key=lambda job: (job.frame.pixels.shape[:2], job.frame.roi, self.roi)):
-            yield from self._locate_alike(group)
+        groups = groupby(jobs, key=lambda job: (job.frame.pixels.shape[:2], job.frame.roi, self.roi))
+        for i, (_, group) in enumerate(groups):
+            yield from self._locate_alike(group, begun=i > 0)
 
-    def _locate_alike(self, jobs: Iterator[Job]) -> Iterator[Job]:
-        """`locate` for frames of one size, at least one."""
+    def _locate_alike(self, jobs: Iterator[Job], begun: bool) -> Iterator[Job]:
+        """`locate` for frames of one size, at least one; `begun`: there were others before."""
         first = [next(jobs)]
-        roi, outline = self._given_region(first[0].frame), None
+        roi, outline = self._given_region(first[0].frame, begun), None
         if roi is None:
             first += islice(jobs, LOOK_AHEAD - 1)
             roi, outline = self._found_region(first)
@@ -304,12 +305,14 @@ class Segmenter:
             unlike=strangeness,
         )
 
-    def _given_region(self, frame: Frame) -> Roi | None:
-        """The region that the user gives; None for `auto`."""
+    def _given_region(self, frame: Frame, begun: bool) -> Roi | None:
+        """The region that the user gives; None for `auto`, and for a region that no longer fits in mid-stream."""
         if isinstance(self.roi, Roi):
             try:
                 return self.roi.clipped(frame.pixels.shape)
             except ValueError as error:
+                if begun:
+                    return None
                 raise UsageError(f"{error}; give a region inside it as x,y,width,height") from None
         if self.roi == "full":
             return Roi(0, 0, frame.pixels.shape[1], frame.pixels.shape[0])

@@ -12,6 +12,7 @@ import pytest
 from fakes import BrightEngine, disc
 
 from ssmt_edge.errors import SinkError, SourceError, UsageError
+from ssmt_edge.geometry import Roi
 from ssmt_edge.pipeline import Run, StreamOptions, numbered, stream
 from ssmt_edge.segment import Result
 from ssmt_edge.sources import Frame
@@ -217,6 +218,20 @@ def test_size_may_change_in_the_middle_of_a_live_stream() -> None:
     list(stream(BrightEngine(), Changing(100, 40), sinks=[sink]))
     assert {result.mask.shape for result in sink.results} == {(120, 160), (60, 80)}
     assert len(sink.results) + sum(result.dropped_before for result in sink.results) == 40
+
+
+def test_a_region_that_no_longer_fits_is_searched_for_again() -> None:
+    class Shrinking(Probe):
+        def __iter__(self) -> Iterator[Frame]:
+            for frame in super().__iter__():
+                pixels = frame.pixels if frame.index < 20 else np.ascontiguousarray(frame.pixels[:60, :80])
+                yield Frame(frame.index, frame.t_source_ms, pixels)
+
+    run = Run(BrightEngine(), Shrinking(100, 40), roi=Roi(100, 70, 50, 40))
+    regions = {result.mask.shape: result.roi for result in run.results()}
+    assert regions == {(120, 160): Roi(100, 70, 50, 40), (60, 80): Roi(0, 0, 80, 60)}
+    with pytest.raises(UsageError, match="outside"):
+        list(stream(BrightEngine(), Probe(100, 5), roi=Roi(500, 0, 5, 5)))
 
 
 def test_names_of_sinks_for_several_sources() -> None:

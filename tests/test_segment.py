@@ -178,8 +178,8 @@ def test_what_is_seen_of_a_frame() -> None:
         return located.roi, (inside & truth).sum() / (inside | truth).sum()
 
     box, overlap = seen(CROPPING, None)
-    assert overlap > 0.93 and box.height < 480
+    assert overlap > 0.93 and box.height < truth.shape[0]
     whole, overlap = seen(SPEC, None)
-    assert overlap > 0.93 and whole == Roi(0, 0, 640, 480)
+    assert overlap > 0.93 and whole == Roi(0, 0, truth.shape[1], truth.shape[0])
     declared, overlap = seen(CROPPING, box)
     assert overlap > 0.9 and declared == box

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from ssmt_edge.errors import UsageError
 if TYPE_CHECKING:
     from ssmt_edge.geometry import Roi
     from ssmt_edge.segment import RoiChoice
+    from ssmt_edge.sources import Source
+    from ssmt_edge.sources.playback import Play
 
 SINKS = (
     "Overlay video *.mp4, *.mkv, *.avi; records *.jsonl, *.csv; masks DIR/ (PNG), *.dcm (DICOM SEG); summary *.html, "
@@ -30,7 +33,9 @@ def run(
     engine: Annotated[Path, typer.Argument(help="Engine folder that build-engine wrote.")],
     source: Annotated[
         list[str],
-        typer.Argument(help="Video, DICOM file, image, folder of images, or igtl://, rtsp://, http://, v4l2://, csi://."),
+        typer.Argument(
+            help="Video, DICOM file, image, folder of images, or igtl://, rtsp://, http://, v4l2://, csi://."
+        ),
     ],
     sink: Annotated[list[str] | None, typer.Option(help=SINKS)] = None,
     view: Annotated[bool, typer.Option("--view", help="Serve a page with the live stream and its controls.")] = False,
@@ -47,16 +52,14 @@ def run(
     smooth: Annotated[bool, typer.Option("--smooth", help="Smooth the masks over time.")] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Play a file again and again.")] = False,
     rate: Annotated[
-        str, typer.Option(metavar="max|native|FPS", help="How fast a file is played.")
-    ] = "max",
+        str | None, typer.Option(metavar="max|native|FPS", help="How fast a file is played; max, with --view native.")
+    ] = None,
     start: Annotated[float, typer.Option(metavar="S", help="Begin a file at this second.")] = 0.0,
     stop: Annotated[float | None, typer.Option(metavar="S", help="End a file at this second.")] = None,
     max_latency_ms: Annotated[
         float | None, typer.Option(metavar="MS", help="Warn of results that come later after capture, and count them.")
     ] = None,
-    overlay: Annotated[
-        Literal["tint", "contour", "side-by-side"], typer.Option(help="How masks are drawn.")
-    ] = "tint",
+    overlay: Annotated[Literal["tint", "contour", "side-by-side"], typer.Option(help="How masks are drawn.")] = "tint",
     uncut: Annotated[
         bool, typer.Option("--uncut", help="Pictures show the whole frame, with names that the scanner burned in.")
     ] = False,
@@ -68,21 +71,20 @@ def run(
 ) -> None:
     """Run an engine on videos, DICOM cines, folders of images or live probes."""
     from ssmt_edge.cli.tally import Tally
-    from ssmt_edge.cli.terminal import say
+    from ssmt_edge.cli.terminal import errors, say
     from ssmt_edge.pipeline import Run, StreamOptions
     from ssmt_edge.segment import load
-    from ssmt_edge.sources import open_source
     from ssmt_edge.sources.playback import Play, parse_rate
 
     options = StreamOptions(smooth, max_latency_ms, overlay, uncut, keep_identifiers)
-    play = Play(parse_rate(rate), loop, start, stop)
+    play = Play(parse_rate(rate or ("native" if view else "max")), loop, start, stop)
     sinks: list[Any] = list(sink or [])
     with ExitStack() as opened:
         opened.enter_context(_terminable())
         segmenter = opened.enter_context(load(engine, threads, _region(roi), mm_per_pixel, threshold))
         if view:
             sinks.append(opened.enter_context(_viewer(host, port, record_dir)).sink)
-        sources = [opened.enter_context(open_source(one, play if play != Play() else None)) for one in source]
+        sources = [opened.enter_context(_open(one, play, view and rate is None)) for one in source]
         started = Run(segmenter, sources, sinks=sinks, options=options, tell=say)
         tally = opened.enter_context(Tally(started.streams, as_json))
         try:
@@ -90,8 +92,23 @@ def run(
                 for result in results:
                     tally.add(result)
             tally.complete = True
+            if view and errors().is_terminal:
+                say("the sources have ended; the page stays until Ctrl-C")
+                threading.Event().wait()
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+
+
+def _open(uri: str, play: Play, only_files: bool) -> Source:
+    """A source, played as told; `only_files`: a live one is taken as it is, since nobody asked for another rate."""
+    from dataclasses import replace
+
+    from ssmt_edge.sources import open_source
+    from ssmt_edge.sources.playback import Play
+
+    if only_files and "://" in uri and not uri.startswith("file://"):
+        play = replace(play, rate="max")
+    return open_source(uri, play if play != Play() else None)
 
 
 @contextmanager

@@ -141,7 +141,9 @@ class Tally:
             if sink["written"]:
                 missed = f", {sink['missed']} missed" if sink["missed"] else ""
                 late = f"written p50 {sink['latency_ms']['p50']:.1f} ms, p99 {sink['latency_ms']['p99']:.1f} ms"
-                print(f"wrote {sink['name']} ({sink['written']} frames{missed}; {late})")
+                print(
+                    f"{'shown on' if sink['name'] == 'the page' else 'wrote'} {sink['name']} ({sink['written']} frames{missed}; {late})"
+                )
 
 
 def _rounded(histogram: LatencyHistogram) -> dict[str, float]:

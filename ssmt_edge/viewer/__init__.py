@@ -116,6 +116,8 @@ class Viewer:
 
     def start(self) -> None:
         """Listens and returns. SinkError if the port is taken or the address is not this machine's."""
+        if self._thread is not None:
+            return
         try:
             listener = _listen(self._host, self._port)
         except OSError as error:

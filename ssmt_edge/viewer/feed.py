@@ -31,6 +31,8 @@ class Feed:
         wake: called after each result.
     """
 
+    name = "the page"
+
     def __init__(self, number: int, context: SinkContext, wake: Callable[[Feed], None]) -> None:
         self.number = number
         self.context = context

@@ -39,7 +39,8 @@ function spacing({ spacing: mm, mm_per_pixel: chosen }) {
 // what belongs to the picture on the screen, and changes with it
 export function showPicture(header, frozen) {
   const unlike = header?.unlike ?? null;
-  set(byId("unlike"), unlike === null ? "–" : unlike > 1 ? `${unlike.toFixed(2)}: unusual picture` : unlike.toFixed(2));
+  byId("unlike").parentElement.hidden = unlike === null; // an engine that does not know
+  set(byId("unlike"), unlike === null ? "" : unlike > 1 ? `${unlike.toFixed(2)}: unusual picture` : unlike.toFixed(2));
   byId("unlike").className = unlike > 1 ? "warn" : "";
   set(byId("nodules-title"), frozen ? "Nodules of the frozen picture" : "Nodules");
   const rows = (header?.nodules ?? []).slice(0, 20).map((nodule) => {
