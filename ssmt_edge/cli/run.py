@@ -91,7 +91,7 @@ def run(
             with closing(started.results()) as results:
                 for result in results:
                     tally.add(result)
-            tally.complete = True
+            tally.finish()
             if view and errors().is_terminal:
                 say("the sources have ended; the page stays until Ctrl-C")
                 threading.Event().wait()

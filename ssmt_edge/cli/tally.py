@@ -38,9 +38,15 @@ class Tally:
         self._with_nodule = [0 for _ in streams]
         self._stages: list[dict[str, LatencyHistogram]] = [{} for _ in streams]
         self._begun = self._shown = time.perf_counter()
+        self._ended: float | None = None
         self._opened = ExitStack()
         self._bar: Progress | None = None
         self._rows: dict[int, TaskID] = {}
+
+    def finish(self) -> None:
+        """The sources came to their ends."""
+        self.complete = True
+        self._ended = time.perf_counter()
 
     def __enter__(self) -> Tally:
         from ssmt_edge.cli.terminal import errors
@@ -79,7 +85,7 @@ class Tally:
         self._opened.close()
         # also after Ctrl-C or an error: what was done until then is in complete files
         if any(one.health.done for one in self._streams):
-            self._report(time.perf_counter() - self._begun)
+            self._report((self._ended or time.perf_counter()) - self._begun)
 
     def _report(self, seconds: float) -> None:
         for note in (note for one in self._streams if one.source for note in one.source.notes):
@@ -141,9 +147,8 @@ class Tally:
             if sink["written"]:
                 missed = f", {sink['missed']} missed" if sink["missed"] else ""
                 late = f"written p50 {sink['latency_ms']['p50']:.1f} ms, p99 {sink['latency_ms']['p99']:.1f} ms"
-                print(
-                    f"{'shown on' if sink['name'] == 'the page' else 'wrote'} {sink['name']} ({sink['written']} frames{missed}; {late})"
-                )
+                verb = "shown on" if sink["name"] == "the page" else "wrote"
+                print(f"{verb} {sink['name']} ({sink['written']} frames{missed}; {late})")
 
 
 def _rounded(histogram: LatencyHistogram) -> dict[str, float]:
