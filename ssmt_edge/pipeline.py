@@ -25,8 +25,9 @@ import cv2
 from ssmt_edge.channels import Channel, Step, take_each
 from ssmt_edge.errors import UsageError
 from ssmt_edge.health import Health
+from ssmt_edge.memory import Memory
 from ssmt_edge.outlet import Outlet
-from ssmt_edge.segment import Job, Memory, Result, RoiChoice, Segmenter, infer_together
+from ssmt_edge.segment import Job, Result, RoiChoice, Segmenter, infer_together
 from ssmt_edge.sinks import Sink, SinkContext, open_sink, sink_path
 from ssmt_edge.sinks.unfinished import leftovers
 from ssmt_edge.sources import Source, open_source

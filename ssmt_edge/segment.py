@@ -20,13 +20,12 @@ from ssmt_edge.errors import EngineError, SourceError, UsageError
 from ssmt_edge.evaluate import threshold_level
 from ssmt_edge.geometry import Gray, Roi, to_frame, to_gray, to_input
 from ssmt_edge.measure import Nodule, measure, without_specks
+from ssmt_edge.memory import Memory
 from ssmt_edge.packages import needs
 from ssmt_edge.scan_area import Outline, find_scan_area
-from ssmt_edge.smoothing import Smoother
 from ssmt_edge.sources import Frame
-from ssmt_edge.spec import Engine, ModelSpec
+from ssmt_edge.spec import Engine
 from ssmt_edge.timing import timed
-from ssmt_edge.tracking import Largest, Tracker
 from ssmt_edge.unlike import unlike
 
 LOOK_AHEAD = 8
@@ -111,47 +110,6 @@ class Job:
     inputs: Gray | None = None
     """[1, 1, S, S]"""
     outputs: dict[str, NDArray[Any]] | None = None
-
-
-class Memory:
-    """What one stream remembers from frame to frame.
-
-    Args:
-        spec: of the engine.
-        smooth: probabilities are smoothed over time, see `ssmt_edge.smoothing`.
-    """
-
-    def __init__(self, spec: ModelSpec, smooth: bool = False) -> None:
-        self.largest = Largest()
-        self._smoother = Smoother(spec.input_size) if smooth else None
-        self._tracker = Tracker()
-        self._place: tuple[Roi | None, tuple[int, ...]] | None = None
-        self._index = -1
-        self._gap = 0
-        self._spacing: tuple[float, float] | None = None
-
-    def begin(self, job: Job) -> None:
-        """A new frame: how many were left out before it, and whether it shows another region than the last one."""
-        place = (job.roi, job.frame.pixels.shape[:2])
-        self._gap = 0 if self._place is None else max(0, job.frame.index - self._index - 1)
-        if self._place is not None and place != self._place:
-            self._tracker.reset()
-            if self._smoother is not None:
-                self._smoother.reset()
-        self._index, self._place = job.frame.index, place
-
-    def smoothed(self, output: Gray, inputs: Gray, threshold: float) -> Gray:
-        """The network's probabilities [S, S], smoothed if that was asked for."""
-        return output if self._smoother is None else self._smoother(output, inputs, threshold, self._gap)
-
-    def known(self, frame: int, nodules: list[Nodule], spacing: tuple[float, float] | None) -> list[Nodule]:
-        """The nodules with the numbers that they keep."""
-        if spacing is not None and self._spacing not in (None, spacing):
-            self.largest = Largest()  # millimetres by another scale do not compare
-        self._spacing = spacing or self._spacing
-        nodules = self._tracker.update(nodules, self._gap)
-        self.largest.update(frame, nodules)
-        return nodules
 
 
 class Segmenter:
@@ -276,7 +234,7 @@ class Segmenter:
             output = _checked(job.outputs, "nodule", job.inputs.shape, np.uint8)[0, 0]
             size = float(_checked(job.outputs, "size", (1,), np.float32)[0]) if "size" in job.outputs else None
             if memory is not None:
-                memory.begin(job)
+                memory.begin(frame.index, (job.roi, frame.pixels.shape[:2]))
                 output = memory.smoothed(output, job.inputs[0, 0], self.threshold)
             probability = to_frame(output, job.roi, frame.pixels.shape, spec)
             spacing = frame.spacing_mm if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)

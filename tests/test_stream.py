@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -66,14 +65,6 @@ class Counting(BaseSource):
 
     def close(self) -> None:
         self.closed = True
-
-    def __enter__(self) -> Counting:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Slow:
