@@ -116,7 +116,7 @@ def _report(
         ("resident memory at the end, MB", f"{memory[-1][1]:.1f}"),
         ("largest after minute 1, MB", f"{max(after):.1f}"),
         ("end / minute 1", f"{memory[-1][1] / after[0]:.3f}"),
-        ("written by the sink, p99 ms", f"{summary['sinks'][0]['latency_ms']['p99']:.2f}"),
+        ("written by the sink, p99 ms", f"{summary['streams'][0]['sinks'][0]['latency_ms']['p99']:.2f}"),
     ]
     print(f"{engine}, {source}, {summary['seconds'] / 60:.1f} min")
     print("\n".join(markdown_table(["", "value"], [list(row) for row in rows])))

@@ -51,9 +51,21 @@ class Channel(Generic[_T]):
             self._changed.notify_all()
             return True
 
+    def offer(self, item: _T) -> bool:
+        """Never waits: the item is dropped where there is no room. False if nobody wants any."""
+        with self._changed:
+            if self._newest or self.has_room or self._unwanted:
+                return self.put(item)
+            return True
+
     @property
     def has_room(self) -> bool:
         return len(self._items) < self._size
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether the receiver has cancelled."""
+        return self._unwanted
 
     def end(self) -> None:
         """A sender has no further items; those waiting are still delivered."""

@@ -27,5 +27,20 @@ class Health:
     """results later than the latency that was asked for"""
     last_capture: float = field(default_factory=time.perf_counter)
     """time.perf_counter() of the newest frame"""
+    with_nodule: int = 0
+    """results with at least one nodule"""
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     """ms from capture to result"""
+    stages: dict[str, LatencyHistogram] = field(default_factory=dict)
+    """ms of each step, and of all of them together as `work`"""
+
+    def add(self, latency_ms: float, stages_ms: dict[str, float], dropped_before: int, nodule: bool) -> None:
+        """Counts a result."""
+        self.done += 1
+        self.dropped += dropped_before
+        self.with_nodule += nodule
+        self.latency.add(latency_ms)
+        for stage, ms in {**stages_ms, "work": sum(stages_ms.values())}.items():
+            if stage not in self.stages:
+                self.stages = {**self.stages, stage: LatencyHistogram()}  # a new one, for those who are reading
+            self.stages[stage].add(ms)

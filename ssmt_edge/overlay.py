@@ -35,7 +35,8 @@ def cut(result: Result) -> Result:
     if outline is not None:
         outline = outline - np.array((roi.x, roi.y), np.int32)
         inside = np.zeros((roi.height, roi.width), np.uint8)
-        cv2.fillPoly(inside, [outline], 255)
+        if len(outline):
+            cv2.fillPoly(inside, [outline], 255)
         pixels = cast(Image, cv2.copyTo(pixels, inside, np.zeros_like(pixels)))
     return replace(
         result,

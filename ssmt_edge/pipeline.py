@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,16 +23,17 @@ from typing import TYPE_CHECKING
 import cv2
 
 from ssmt_edge.channels import Channel, Step, take_each
-from ssmt_edge.errors import UsageError
+from ssmt_edge.errors import EngineError, SourceError, SsmtError, UsageError
+from ssmt_edge.geometry import Roi
 from ssmt_edge.health import Health
 from ssmt_edge.memory import Memory
 from ssmt_edge.outlet import Outlet
 from ssmt_edge.segment import Job, Result, RoiChoice, Segmenter, infer_together
 from ssmt_edge.sinks import Sink, SinkContext, open_sink, sink_path
+from ssmt_edge.sinks.places import numbered, refuse_overwriting
 from ssmt_edge.sinks.unfinished import leftovers
 from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import Engine
-from ssmt_edge.timing import timed
 
 if TYPE_CHECKING:
     from ssmt_edge.overlay import Overlay
@@ -42,6 +43,9 @@ SinkChoice = str | Path | Sink | Callable[[SinkContext], Sink]
 
 WARN_EVERY_S = 10.0
 """late results are told of at most so often"""
+
+SILENT_S = 5.0
+"""a live source without frames, or a sink that is stuck, is told of after so long"""
 
 SOURCE_CLOSE_S = 5.0
 """time that a live source's thread has to end"""
@@ -136,7 +140,7 @@ class Run:
         known = engine if isinstance(engine, Segmenter) else Segmenter(engine)
         self._engine = known.engine
         self._options = options
-        self._tell = tell or (lambda line: None)
+        self._teller = tell
         several = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
         if not several:
             raise UsageError("there is no source; give at least one")
@@ -155,8 +159,12 @@ class Run:
         self._sinks = [str(sink) if isinstance(sink, Path) else sink for sink in sinks]
         if len(several) > 1 and (opened := [s for s in self._sinks if not isinstance(s, str) and not callable(s)]):
             raise UsageError(f"the opened sink {opened[0]} cannot take several sources; give a path or a function")
-        _refuse_overwriting(self.streams, self._sinks)
+        refuse_overwriting(
+            [one.given if isinstance(one.given, str) else one.given.name for one in self.streams],
+            [sink for sink in self._sinks if isinstance(sink, str)],
+        )
         self._stopping = threading.Event()
+        self._over = threading.Event()
         self._late_told = 0.0
 
     def stop(self) -> None:
@@ -167,18 +175,23 @@ class Run:
                 one.source.interrupt()
 
     def results(self) -> Generator[Result, None, None]:
+        """The results, in order; see `stream`. UsageError when asked for a second time."""
+        if self._over.is_set():
+            raise UsageError("this run is over; make another one")
         with ExitStack() as opened:
             # the steps already run side by side: a pool of threads in each costs more than it brings
             opened.callback(cv2.setNumThreads, cv2.getNumThreads())
             cv2.setNumThreads(1)
             for one in self.streams:
                 self._open(one, opened)
-            steps, results = self._steps()
+            steps, captured, results = self._steps()
             outlets = [outlet for one in self.streams for outlet in one.outlets]
             cause: BaseException | None = None
             try:
                 for thread in (*outlets, *steps):
                     thread.start()
+                if any(one.source is not None and one.source.live for one in self.streams):
+                    threading.Thread(target=self._watch, name="ssmt-watch", daemon=True).start()
                 yield from results
             except GeneratorExit:
                 raise
@@ -186,22 +199,69 @@ class Run:
                 cause = error
                 raise
             finally:
-                self._finish(steps, results, outlets)
+                self._finish(steps, captured, results, outlets)
                 if cause is None:
                     _raise_first(steps, outlets)
 
-    def _finish(self, steps: Sequence[Step], results: Channel[Result], outlets: Sequence[Outlet]) -> None:
+    def _finish(
+        self,
+        steps: Sequence[Step],
+        captured: Sequence[Channel[Job]],
+        results: Channel[Result],
+        outlets: Sequence[Outlet],
+    ) -> None:
         """Lets what was captured go through to the sinks, and these complete their files."""
         results.discard()
         self.stop()
-        for step in steps:
-            if step.ident is not None:
-                step.join(SOURCE_CLOSE_S if step.name == "ssmt-capture" else None)
+        for outlet in outlets:
+            outlet.hurry()
+        started = [step for step in steps if step.ident is not None]
+        give_up = time.perf_counter() + SOURCE_CLOSE_S
+        for step in started:
+            if step.name == "ssmt-capture":
+                step.join(max(0.0, give_up - time.perf_counter()))
+        for channel in captured:  # of a source that hangs: nothing more is taken from it
+            channel.end()
+        for step in started:
+            if step.name != "ssmt-capture":
+                step.join()
         for outlet in outlets:
             outlet.end()
-            outlet.wait()
+        begun = time.perf_counter()
+        for outlet in outlets:
+            outlet.wait(begun, self._tell)
+        self._over.set()
         for one in self.streams:
             one.health.state = "ended"
+
+    def _watch(self) -> None:
+        """Tells of what is silent: a live source without frames, a sink that is stuck. Once until it moves again."""
+        told: set[int] = set()
+        while not self._over.wait(1.0):
+            now = time.perf_counter()
+            for one in self.streams:
+                if one.source is None or not one.source.live:
+                    continue
+                silent = now - one.health.last_capture > SILENT_S and one.health.state == "running"
+                why = getattr(one.source, "waiting", "")
+                line = f"{self._name(one)}: no frame for {SILENT_S:.0f} s" + (f"; {why}" if why else "")
+                self._tell_once(told, id(one), silent, line)
+                for outlet in one.outlets:
+                    stuck = outlet.busy_since is not None and now - outlet.busy_since > SILENT_S
+                    line = f"{outlet.sink_name} has taken no frame for {SILENT_S:.0f} s; the run does not wait for it"
+                    self._tell_once(told, id(outlet), stuck, line)
+
+    def _tell_once(self, told: set[int], key: int, wrong: bool, line: str) -> None:
+        if wrong and key not in told:
+            told.add(key)
+            self._tell(line)
+        elif not wrong:
+            told.discard(key)
+
+    def _tell(self, line: str) -> None:
+        if self._teller is not None:
+            with suppress(OSError, ValueError):  # a terminal that is gone must not end the run
+                self._teller(line)
 
     def _open(self, one: Stream, opened: ExitStack) -> None:
         source = one.source = open_source(one.given) if isinstance(one.given, str) else one.given
@@ -224,7 +284,7 @@ class Run:
             opened.callback(outlet.close_unstarted)
             one.outlets.append(outlet)
 
-    def _steps(self) -> tuple[list[Step], Channel[Result]]:
+    def _steps(self) -> tuple[list[Step], list[Channel[Job]], Channel[Result]]:
         live = [one.source is not None and one.source.live for one in self.streams]
         size, changed = self._options.queue_size, threading.Condition()
         captured = [Channel[Job](1 if now else size, newest=now) for now in live]
@@ -234,7 +294,12 @@ class Run:
 
         def infer() -> Iterator[Job]:
             for jobs in take_each(prepared, inferred):
-                infer_together(self._engine, jobs)
+                try:
+                    infer_together(self._engine, jobs)
+                except SsmtError:
+                    raise
+                except Exception as error:  # whatever a backend raises
+                    raise EngineError(f"inference failed: {type(error).__name__}: {error}") from error
                 yield from jobs
 
         def deliver(job: Job) -> bool:
@@ -242,30 +307,38 @@ class Run:
 
         steps = []
         for i, one in enumerate(self.streams):
-            ready = map(one.segmenter.preprocess, one.segmenter.locate(captured[i]))
+            ready = map(one.segmenter.preprocess, one.segmenter.locate(captured[i], newest=live[i]))
             done = self._results(one, inferred[i])
             steps += [
                 Step("capture", self._capture(one), captured[i].put, [], [captured[i]], self.stop),
                 Step("preprocess", ready, prepared[i].put, [captured[i]], [prepared[i]], self.stop),
-                Step("postprocess", done, results.put, [inferred[i]], [results], self.stop),
+                # a caller slower than a live stream loses some of its results, but none of a file's
+                Step("postprocess", done, (results.put, results.offer)[live[i]], [inferred[i]], [results], self.stop),
             ]
         steps.append(Step("infer", infer(), deliver, prepared, inferred, self.stop))
-        return steps, results
+        return steps, captured, results
 
     def _capture(self, one: Stream) -> Iterator[Job]:
         assert one.source is not None
-        frames = iter(one.source)
+        source, health = one.source, one.health
+        frames = iter(source)
         while not self._stopping.is_set():
-            stages_ms: dict[str, float] = {}
-            with timed(stages_ms, "decode"):
+            begun = time.perf_counter()
+            try:
                 frame = next(frames, None)
+            except SsmtError:
+                raise
+            except Exception as error:  # whatever a source of somebody else raises
+                raise SourceError(f"{source.name} failed: {type(error).__name__}: {error}") from error
             if frame is None:
                 return
             now = time.perf_counter()
             one.first = frame.index if one.first is None else one.first
-            one.health.captured += 1
-            one.health.last_capture = now
-            yield Job(frame, now, stages_ms, one.number)
+            health.captured += 1
+            health.last_capture = now
+            # the time until a live source's next frame is waiting, not decoding
+            decode = 0.0 if source.live else max(0.0, 1e3 * (now - begun) - frame.waited_ms)
+            yield Job(frame, now, {"decode": decode}, one.number)
 
     def _results(self, one: Stream, jobs: Channel[Job]) -> Iterator[Result]:
         """Turns jobs into results, counts them and hands them to the sinks."""
@@ -277,9 +350,9 @@ class Run:
             assert expected is not None
             result.dropped_before = result.frame - expected
             expected = result.frame + 1
-            health.done += 1
-            health.dropped += result.dropped_before
-            health.latency.add(result.latency_ms)
+            if health.done == 0 and isinstance(one.segmenter.roi, Roi) and one.segmenter.roi != result.roi:
+                self._tell(f"{self._name(one)}: the region reaches out of the frame; it is cut to {result.roi}")
+            health.add(result.latency_ms, result.stages_ms, result.dropped_before, bool(result.nodules))
             self._check_latency(one, result)
             for outlet in one.outlets:
                 outlet.put(result)
@@ -318,31 +391,3 @@ def _raise_first(steps: Sequence[Step], outlets: Sequence[Outlet]) -> None:
     for outlet in outlets:
         if outlet.failure is not None:
             raise outlet.failure
-
-
-def numbered(sink: str, stream: int, streams: int) -> str:
-    """The name of a sink for one of several sources: `out/r.jsonl` becomes `out/r-1.jsonl`, `m/` becomes `m-1/`.
-
-    Of a network address the port counts on: `igtl-out://:18945`, then `igtl-out://:18946`.
-    """
-    if streams == 1:
-        return sink
-    address, colon, port = sink.rpartition(":")
-    if "://" in sink and colon and port.isdigit():
-        return f"{address}:{int(port) + stream}"
-    head, slash, name = sink.rstrip("/").rpartition("/")
-    stem, dot, suffix = name.rpartition(".") if "." in name else (name, "", "")
-    return f"{head}{slash}{stem}-{stream + 1}{dot}{suffix}{'/' * sink.endswith('/')}"
-
-
-def _refuse_overwriting(streams: Sequence[Stream], sinks: Sequence[SinkChoice]) -> None:
-    """UsageError for a sink that would write over a source or over another sink."""
-    names = [one.given if isinstance(one.given, str) else one.given.name for one in streams]
-    taken = {Path(name.removeprefix("file://")).resolve(): "the source" for name in names}
-    written = [
-        sink_path(numbered(s, i, len(streams))) for s in sinks if isinstance(s, str) for i in range(len(streams))
-    ]
-    for path in written:
-        if there := taken.get(path.resolve()):
-            raise UsageError(f"{path} is also {there}; give the sink another name")
-        taken[path.resolve()] = "another sink"

@@ -11,7 +11,7 @@ widened to all of it; where nearly nothing is lit, it is the whole frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal, cast
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ssmt_edge.geometry import Gray, Roi
 from ssmt_edge.scan_edges import PARALLEL, Ends, Points, Side, edges, find_sides, window
 
-Shape = Literal["full", "linear", "convex"]
+Shape = Literal["full", "linear", "convex", "none"]
 Outline = NDArray[np.int32]
 
 WORKING = 640  # long side of the picture that is searched, pixels
@@ -46,7 +46,8 @@ class ScanArea:
     outline: Outline | None
     """int32 [N, 2], corners (x, y) of a polygon in frame pixels, whose bounding box is `box`; None: all of the box"""
     shape: Shape
-    """`full`: the whole frame; `linear`: a rectangle; `convex`: with slanted sides, also of a steered linear probe"""
+    """`full`: the whole frame; `linear`: a rectangle; `convex`: with slanted sides, also of a steered linear probe;
+    `none`: no echoes are seen (no signal, a probe in the air), and `box` is the whole frame"""
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """bool [H, W] of the frame, True inside."""
@@ -71,7 +72,7 @@ def find_scan_area(frames: Sequence[Gray]) -> ScanArea:
     lit, faint = _lit(frames, scale)
     tissue = _tissue(lit)
     if tissue is None:
-        return whole
+        return replace(whole, shape="none")
     corners, (first, last), shape = _fitted(lit, faint, tissue)
 
     area = np.zeros((height, width), np.uint8)
@@ -87,19 +88,21 @@ def find_scan_area(frames: Sequence[Gray]) -> ScanArea:
         points = np.concatenate([np.argwhere(missed) / scale, np.argwhere(area)])[:, ::-1]
         cv2.fillConvexPoly(area, cv2.convexHull(np.round(points).astype(np.int32)), 1)
         shape = "convex"
-    return _described(area, shape) or whole
+    return _described(area, shape, whole)
 
 
-def _described(area: Gray, shape: Shape) -> ScanArea | None:
-    """The outline of an area; None if it is nearly all of the frame, or so little that it cannot be right."""
+def _described(area: Gray, shape: Shape, whole: ScanArea) -> ScanArea:
+    """The outline of an area; the whole frame if it is nearly that, or so little that it cannot be right."""
     contours, _ = cv2.findContours(area, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
-        return None
+        return replace(whole, shape="none")
     outline = cast(Outline, cv2.approxPolyDP(max(contours, key=cv2.contourArea), 0.7, True).reshape(-1, 2))
     box = Roi(*(int(v) for v in cv2.boundingRect(outline)))
     pixels = ScanArea(box, outline, shape).mask(*area.shape).sum()
-    if not LEAST * area.size < pixels < WHOLE * area.size:
-        return None
+    if pixels <= LEAST * area.size:
+        return replace(whole, shape="none")
+    if pixels >= WHOLE * area.size:
+        return whole
     if pixels > RECTANGLE * box.width * box.height:
         return ScanArea(box, None, "linear")
     return ScanArea(box, outline, shape)

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from ssmt_edge.measure import Nodule, measure, without_specks
 from ssmt_edge.memory import Memory
 from ssmt_edge.packages import needs
 from ssmt_edge.scan_area import Outline, find_scan_area
-from ssmt_edge.sources import Frame
+from ssmt_edge.sources import Frame, known_spacing
 from ssmt_edge.spec import Engine
 from ssmt_edge.timing import timed
 from ssmt_edge.unlike import unlike
@@ -59,7 +59,8 @@ class Result:
     roi: Roi
     """the part of the frame that the network saw"""
     outline: Outline | None = None
-    """int32 [N, 2], corners (x, y) of the scan area in frame pixels, inside `roi`; None where it is all of `roi`"""
+    """int32 [N, 2], corners (x, y) of the scan area in frame pixels, inside `roi`; None where it is all of `roi`; no
+    corners (N = 0) while no echoes were seen"""
     spacing_mm: tuple[float, float] | None = None
     """mm a pixel in x and in y; None if unknown"""
     stream: int = 0
@@ -175,41 +176,55 @@ class Segmenter:
         (job,) = self.locate([job])
         return self.postprocess(self.infer(self.preprocess(job)))
 
-    def locate(self, jobs: Iterable[Job]) -> Iterator[Job]:
+    def locate(self, jobs: Iterable[Job], newest: bool = False) -> Iterator[Job]:
         """Gives every job its region; one scan area holds for a stream until the frame's size or `roi` changes.
 
         The scan area is found from the first LOOK_AHEAD frames together, because a single frame may be dark: so many
-        jobs are read before the first one is handed on.
+        jobs are read before the first one is handed on; with `newest` the others of them are left out, since a live
+        stream does not wait. While nothing is seen the area is looked for again every LOOK_AHEAD frames.
         """
         groups = groupby(jobs, key=lambda job: (job.frame.pixels.shape[:2], job.frame.roi, self.roi))
         for i, (_, group) in enumerate(groups):
-            yield from self._locate_alike(group, begun=i > 0)
+            yield from self._locate_alike(group, newest, begun=i > 0)
 
-    def _locate_alike(self, jobs: Iterator[Job], begun: bool) -> Iterator[Job]:
+    def _locate_alike(self, jobs: Iterator[Job], newest: bool, begun: bool) -> Iterator[Job]:
         """`locate` for frames of one size, at least one; `begun`: there were others before."""
         first = [next(jobs)]
-        roi, outline = self._given_region(first[0].frame, begun), None
+        roi, outline, found = self._given_region(first[0].frame, begun), None, True
         if roi is None:
             first += islice(jobs, LOOK_AHEAD - 1)
-            roi, outline = self._found_region(first)
-        for job in chain(first, jobs):
+            roi, outline, found = self._found_region(first)
+        for job in first[-1:] if newest else first:
+            job.roi, job.outline = roi, outline
+            yield job
+        recent: list[Job] = []
+        for job in jobs:
+            if not found:
+                recent.append(job)
+                if len(recent) == LOOK_AHEAD:
+                    roi, outline, found = self._found_region(recent)
+                    recent = []
             job.roi, job.outline = roi, outline
             yield job
 
-    def _found_region(self, jobs: Sequence[Job]) -> tuple[Roi, Outline | None]:
-        """What the network sees of frames of one size, and the corners of the scan area in it: in the region that the
-        frames' file declares, where it does; else found, or all of it for a network trained on full frames."""
+    def _found_region(self, jobs: Sequence[Job]) -> tuple[Roi, Outline | None, bool]:
+        """What the network sees of frames of one size, the corners of the scan area in it, and whether one was found.
+
+        The region is the one that the frames' file declares, else the scan area's box, or the whole frame for a
+        network trained on those. While no echoes are seen the outline has no corners: nothing of the frame may be
+        shown, because what is there is the scanner's text.
+        """
         grays = [_gray(job.frame) for job in jobs]
-        whole = Roi(0, 0, grays[0].shape[1], grays[0].shape[0])
-        region = jobs[0].frame.roi or whole
+        declared = jobs[0].frame.roi
+        region = declared or Roi(0, 0, grays[0].shape[1], grays[0].shape[0])
         area = find_scan_area([gray[region.slices] for gray in grays])
+        if area.shape == "none" and declared is None:
+            return region, np.empty((0, 2), np.int32), False
         box = Roi(region.x + area.box.x, region.y + area.box.y, area.box.width, area.box.height)
         outline = None if area.outline is None else area.outline + np.array((region.x, region.y), np.int32)
-        if jobs[0].frame.roi is None and self.engine.spec.crop == "scan-area":
-            return box, outline
-        if outline is None and box != region:
-            outline = box.corners
-        return region, outline
+        if declared is None and self.engine.spec.crop == "scan-area":
+            return box, outline, True
+        return region, box.corners if outline is None and box != region else outline, True
 
     def preprocess(self, job: Job) -> Job:
         """Frame to network input: gray, region cut out, resized."""
@@ -237,7 +252,9 @@ class Segmenter:
                 memory.begin(frame.index, (job.roi, frame.pixels.shape[:2]))
                 output = memory.smoothed(output, job.inputs[0, 0], self.threshold)
             probability = to_frame(output, job.roi, frame.pixels.shape, spec)
-            spacing = frame.spacing_mm if self.mm_per_pixel is None else (self.mm_per_pixel, self.mm_per_pixel)
+            spacing = known_spacing(frame.spacing_mm)
+            if self.mm_per_pixel is not None:
+                spacing = (self.mm_per_pixel, self.mm_per_pixel)
             smallest = max(SPECK, round(SPECK * job.roi.width * job.roi.height / spec.input_size**2))
             mask = without_specks(probability >= self._level, smallest)
             nodules = measure(mask, probability, spacing, smallest)

@@ -384,16 +384,3 @@ def test_a_gstreamer_process_that_fails_says_why() -> None:
         gst("nosuchelement")
     with closing(gst("videotestsrc num-buffers=3")) as source, pytest.raises(SourceLost, match="GStreamer ended"):
         list(source)
-
-
-def test_the_doctor_tells_which_sources_work_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ssmt_edge.cli.doctor import examine
-
-    found = examine()["sources"]
-    assert {"rtsp, http", "v4l2", "csi", "dicom"} <= set(found)
-    assert found["rtsp, http"]["found"].startswith("FFmpeg in PyAV") and "RLE, JPEG" in found["dicom"]["found"]
-    monkeypatch.setattr(csi, "has_element", lambda name: name == "nvarguscamerasrc")
-    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/gst-launch-1.0")
-    assert examine()["sources"]["csi"] == {"found": "nvarguscamerasrc", "problem": None}
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert "gstreamer1.0-tools" in examine()["sources"]["csi"]["problem"]

@@ -208,6 +208,32 @@ def test_one_device_is_read() -> None:
     assert not source.counts
 
 
+def test_who_waits_for_a_device_hears_what_the_server_sends() -> None:
+    pose = bytes(pyigtl.TransformMessage(np.eye(4), device_name="Probe").pack())
+    messages = [packed(GRAY[0]), pose, packed(GRAY[1]), packed(GRAY[1], device_name="Mask")]
+    with sender(messages, hang_up=False) as address, open_source(f"{address}?device=Foo") as source:
+        assert source.waiting == "it is connected, but the server sends nothing"
+        thread = threading.Thread(target=lambda: list(source), daemon=True)
+        thread.start()
+        until(lambda: source.waiting.endswith("Mask"))
+        assert source.waiting == "this server sends Image, Probe (TRANSFORM), Mask"
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_who_waits_for_an_image_hears_that_it_is_of_another_kind() -> None:
+    volume = bytes(pyigtl.ImageMessage(np.zeros((3, 8, 9, 1), np.uint8), device_name="Image").pack())
+    with sender([packed(GRAY[0]), volume, packed(GRAY[1]), volume], hang_up=False) as address:
+        with open_source(address) as source:
+            frames = iter(source)
+            assert [next(frames).index, next(frames).index] == [0, 2]
+            assert source.waiting.endswith("sends nothing")  # a frame came: what was before is forgotten
+            thread = threading.Thread(target=lambda: list(frames), daemon=True)
+            thread.start()
+            until(lambda: "images of 9 x 8 x 3 uint8" in source.waiting)
+        thread.join(5)
+
+
 BROKEN = {
     "absurd size": changed(packed(GRAY[0]), 5, 1 << 40),
     "no OpenIGTLink": b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<html></html>",

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from fakes import BrightEngine, disc
 
-from ssmt_edge.errors import SinkError, SourceError, UsageError
+from ssmt_edge.errors import EngineError, SinkError, SourceError, UsageError
 from ssmt_edge.geometry import Roi
-from ssmt_edge.pipeline import Run, StreamOptions, numbered, stream
+from ssmt_edge.pipeline import Run, StreamOptions, stream
 from ssmt_edge.segment import Result
+from ssmt_edge.sinks.places import numbered
 from ssmt_edge.sources import Frame
 from ssmt_edge.sources.base import BaseSource
 
@@ -107,14 +108,14 @@ def test_a_slow_sink_of_a_live_source_slows_nothing_and_counts_what_it_missed() 
 
 
 def test_a_blocked_sink_of_a_live_source_does_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssmt_edge.outlet.CLOSE_S", 0.3)
+    monkeypatch.setattr("ssmt_edge.outlet.HURRY_S", 0.3)
     release, quick = threading.Event(), Collecting()
 
     class Blocked(Collecting):
         def write(self, result: Result) -> None:
             release.wait(30)
 
-    with pytest.raises(SinkError, match="not completed"):
+    with pytest.raises(SinkError, match="could not be completed"):
         list(stream(BrightEngine(), Probe(100, 60), sinks=[Blocked(), quick]))
     assert len(quick.results) + sum(result.dropped_before for result in quick.results) == 60
     release.set()
@@ -240,3 +241,100 @@ def test_names_of_sinks_for_several_sources() -> None:
         "out/r-2.jsonl", "m-2/", "png:a.b/m-2", "o.tar-2.mp4",
     ]  # fmt: skip
     assert [numbered("igtl-out://:18945", i, 2) for i in range(2)] == ["igtl-out://:18945", "igtl-out://:18946"]
+
+
+def test_a_source_that_hangs_is_left() -> None:
+    release = threading.Event()
+
+    class Hanging(Probe):
+        def __iter__(self) -> Iterator[Frame]:
+            yield Frame(0, 0.0, disc())
+            release.wait(30)
+
+        def close(self) -> None:  # does not wake it
+            pass
+
+    run = Run(BrightEngine(), Hanging(30), roi="full")
+    begun = time.perf_counter()
+    with closing(run.results()) as results:
+        next(results)
+    assert time.perf_counter() - begun < 10
+    release.set()
+
+
+def test_a_failing_sink_is_named_by_its_own_cause_also_when_closing_takes_time() -> None:
+    class Failing(Collecting):
+        def write(self, result: Result) -> None:
+            raise SinkError("no space left")
+
+        def close(self) -> None:
+            time.sleep(0.3)
+
+    class File(Probe):
+        live = False
+
+    with pytest.raises(SinkError, match="no space left"):
+        list(stream(BrightEngine(), File(500, 40), sinks=[Failing(), Collecting()]))
+
+
+def test_leaving_a_file_with_a_stuck_sink_takes_no_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssmt_edge.outlet.HURRY_S", 0.5)
+    release, good = threading.Event(), Collecting()
+
+    class Stuck(Collecting):
+        def write(self, result: Result) -> None:
+            release.wait(30)
+
+    class File(Probe):
+        live = False
+
+    begun = time.perf_counter()
+    with pytest.raises(SinkError), closing(stream(BrightEngine(), File(500), sinks=[Stuck(), good])) as results:
+        next(results)
+        time.sleep(0.5)
+        raise GeneratorExit
+    assert time.perf_counter() - begun < 8
+    release.set()
+
+
+@pytest.mark.parametrize("where", ["source", "engine"])
+def test_what_others_raise_becomes_one_line(where: str) -> None:
+    class Broken(Probe):
+        def __iter__(self) -> Iterator[Frame]:
+            yield Frame(0, 0.0, disc())
+            if where == "source":
+                raise ZeroDivisionError("in somebody's driver")
+            yield from super().__iter__()
+
+    engine = BrightEngine(fails_at=1 if where == "engine" else None)
+    expected = {"source": (SourceError, "probe failed: Zero"), "engine": (EngineError, "inference failed: Runtime")}
+    with pytest.raises(expected[where][0], match=expected[where][1]):
+        list(stream(engine, Broken(50)))
+
+
+@pytest.mark.parametrize("spacing", [(float("nan"), 0.1), (0.0, 0.1), (float("inf"), 1.0)])
+def test_spacing_that_cannot_be_gives_no_millimetres(spacing: tuple[float, float]) -> None:
+    class Odd(Probe):
+        def __iter__(self) -> Iterator[Frame]:
+            yield Frame(0, 0.0, disc(), spacing)
+
+    (result,) = stream(BrightEngine(), Odd(30))
+    assert result.spacing_mm is None and result.nodules[0].long_mm is None
+
+
+def test_a_silent_source_is_told_of_and_a_broken_terminal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssmt_edge.pipeline.SILENT_S", 0.5)
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        raise OSError("no space left for what is said")
+
+    class Pausing(Probe):
+        def __iter__(self) -> Iterator[Frame]:
+            yield Frame(0, 0.0, disc())
+            self._closed.wait(2.5)
+            yield Frame(1, 33.0, disc())
+
+    assert len(list(stream(BrightEngine(), Pausing(30), roi="full", tell=tell))) == 2
+    assert len(told) == 1 and "no frame for" in told[0]

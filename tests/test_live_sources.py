@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,10 +67,28 @@ class Connection(BaseSource):
         self.closed = True
 
 
+class Waiting(BaseSource):
+    """A frame, then nothing until it is closed."""
+
+    live = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield Frame(0, 0.0, disc())
+        self.waiting = "the gain is down"
+        self._closed.wait(10)
+
+    def close(self) -> None:
+        self._closed.set()
+
+
 class Opener:
     """Opens what is planned, one after another; an exception is raised instead. Then nothing ever comes."""
 
-    def __init__(self, *planned: Connection | Exception) -> None:
+    def __init__(self, *planned: BaseSource | Exception) -> None:
         self.calls: list[float] = []
         self._planned = list(planned)
 
@@ -113,6 +136,25 @@ def test_a_source_comes_back_and_goes_on(soon: None, numbered: bool) -> None:
     assert all(connection.closed for connection in connections)
     assert source.notes[0] == "fake://: 6 frames eaten"
     assert "was lost 2 times" in source.notes[1] and "last: damaged" not in source.notes[1]
+
+
+def test_the_run_that_closes_a_source_is_no_cause_of_a_loss(soon: None) -> None:
+    lost = [Connection([0], SourceLost("unplugged")), Connection([0], SourceLost("fake:// is on fire"))]
+    waits = Waiting("fake://")
+    with closing(Live("fake://", Opener(*lost, waits))) as source:
+        frames = iter(source)
+        assert [next(frames).index, next(frames).index] == [0, 1]
+        assert source.why == "fake://: unplugged" and source.waiting == ""
+        assert next(frames).index == 2 and source.why == "fake:// is on fire"
+        told: list[str] = []
+
+        def stop() -> None:
+            told.append(source.waiting)
+            source.close()
+
+        threading.Timer(0.2, stop).start()
+        assert list(frames) == [] and told == ["the gain is down"]
+    assert source.notes[-1].startswith("fake:// was lost 2 times") and source.notes[-1].endswith("fake:// is on fire")
 
 
 def test_pauses_grow_until_a_frame_comes(monkeypatch: pytest.MonkeyPatch, soon: None) -> None:
@@ -214,3 +256,68 @@ def test_silence_is_a_loss_and_close_ends_waiting(monkeypatch: pytest.MonkeyPatc
     with closing(Scripted(script)) as source, pytest.raises(SourceLost, match=r"no frame for 0\.2 s"):
         list(source)
     release.set()
+
+
+# the example of the documentation
+
+
+class Device:
+    """What the example takes for the maker's device: two frames, then it is unplugged."""
+
+    fps = 60.0
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.closed = False
+        self._error = error
+        self._grabbed = 0
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    def seconds(self) -> float:
+        return self._grabbed / self.fps
+
+    def grab(self) -> bytes:
+        time.sleep(0.1)
+        self._grabbed += 1
+        if self._grabbed > 2:
+            raise self._error("unplugged")
+        return bytes([self._grabbed]) * (720 * 1280)
+
+
+def test_the_grabber_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "sources.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "import vendor" in block]
+    vendor: Any = ModuleType("vendor")
+    vendor.Error = type("Error", (Exception,), {})
+    devices = [Device(vendor.Error)]
+
+    def open() -> Device:
+        if not devices[-1].closed:
+            return devices[-1]
+        raise vendor.Error("not plugged in")
+
+    vendor.open = open
+    monkeypatch.setitem(sys.modules, "vendor", vendor)
+    example: dict[str, Any] = {}
+    exec(code, example)
+    source = example["open_uri"]("grabber://me:secret@0")
+    states: list[str] = []
+    why: list[str] = []
+
+    def on_state(state: str) -> None:
+        states.append(state)
+        why.append(source.why)
+        source.close()
+
+    source.on_state = on_state
+    frames = list(source)
+    assert source.name == "grabber://0" and source.fps == 60
+    assert frames and all(f.pixels.shape == (720, 1280) and f.spacing_mm == (0.08, 0.08) for f in frames)
+    assert frames[0].roi is not None and frames[0].roi.width == 1000
+    assert states == ["lost"] and why == ["grabber://0 is gone: unplugged"] and devices[0].closed
+    with pytest.raises(SourceError, match=r"^grabber://0 cannot be opened: not plugged in$"):
+        example["open_uri"]("grabber://me:secret@0")

@@ -61,12 +61,15 @@ def test_a_single_image_loops_too(tmp_path: Path) -> None:
 def test_rates(video: Path, rate: Any, seconds: float) -> None:
     with open_source(str(video), Play(rate=rate)) as source:
         assert source.frame_count in (30, None) and source.fps == pytest.approx(20)
-        came = []
+        came, waited = [], []
         for frame in source:
             came.append(time.perf_counter())
+            waited.append(frame.waited_ms)
             if frame.index == 15:
                 time.sleep(0.1)  # what a slow frame costs is caught up with
     assert came[-1] - came[0] == pytest.approx(max(seconds, 0.1), abs=0.09)
+    # what is not spent here is waited for, and told
+    assert sum(waited) / 1e3 == pytest.approx(max(seconds - 0.1, 0.0), abs=0.15)
     if rate != "max":
         steps = np.diff(came[:15])
         assert np.median(steps) == pytest.approx(seconds / 29, abs=0.005)

@@ -13,6 +13,7 @@ from fakes import SPEC, BrightEngine, disc
 
 from ssmt_edge.errors import EngineError, SourceError, UsageError
 from ssmt_edge.geometry import Roi
+from ssmt_edge.overlay import cut
 from ssmt_edge.screens import screen
 from ssmt_edge.segment import LOOK_AHEAD, Job, Segmenter
 from ssmt_edge.sources import Frame
@@ -183,3 +184,24 @@ def test_what_is_seen_of_a_frame() -> None:
     assert overlap > 0.93 and whole == Roi(0, 0, truth.shape[1], truth.shape[0])
     declared, overlap = seen(CROPPING, box)
     assert overlap > 0.9 and declared == box
+
+
+def test_nothing_is_shown_before_echoes_are_seen() -> None:
+    """A grabber without signal, then a scanner's screen of the same size: the name that is burned in never shows."""
+    shown = screen(np.random.default_rng(3), "convex", LOOK_AHEAD, (480, 640))
+    dark = np.zeros_like(shown.frames[0])
+    cv2.putText(dark, "DOE^JANE", (20, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255, 2)
+    segmenter = Segmenter(BrightEngine(CROPPING))
+    frames = [dark] * (LOOK_AHEAD + 3) + [*shown.frames] * 3
+    located = list(segmenter.locate(job(frame, i) for i, frame in enumerate(frames)))
+    results = [segmenter.postprocess(segmenter.infer(segmenter.preprocess(one))) for one in located]
+    assert all(not cut(result).pixels.any() for result in results[: LOOK_AHEAD + 3])
+    last = cut(results[-1])
+    assert last.pixels.any() and last.roi.width * last.roi.height < 0.8 * dark.size
+
+
+def test_a_live_stream_begins_with_the_newest_frame_that_was_looked_at() -> None:
+    shown = screen(np.random.default_rng(3), "linear", LOOK_AHEAD, (480, 640))
+    frames = [*shown.frames, *shown.frames]
+    located = Segmenter(BrightEngine(CROPPING)).locate((job(f, i) for i, f in enumerate(frames)), newest=True)
+    assert [one.frame.index for one in located] == list(range(LOOK_AHEAD - 1, 2 * LOOK_AHEAD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.examples import get_path
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
 
+from ssmt_edge.cli.doctor import examine
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
 from ssmt_edge.sinks import SinkContext, open_sink
@@ -390,6 +392,11 @@ def test_a_scheme_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert frame.pixels.mean() == 77
     with pytest.raises(SourceError, match=r"nosuchmodule:open_uri, registered for broken://, fails"):
         open_source("broken://")
+    found = examine()["sources"]
+    assert found["gray"] == {"found": "graysource:open_uri", "problem": None}
+    assert found["broken"]["found"] is None and "nosuchmodule:open_uri cannot be imported" in found["broken"]["problem"]
+    with closing(open_source("gray://me:secret@host/a?token=abc")) as source:
+        assert source.name == "gray://host/a?token=***"
     with pytest.raises(SourceError, match=r"one of broken://, .*gray://"):
         open_source("unknown://")
     with pytest.raises(SourceError, match="connection refused"):  # a scheme of our own cannot be taken over

@@ -20,7 +20,7 @@ from fakes import SPEC, BrightEngine, disc, record_indices, video_frames, write_
 
 import ssmt_edge
 from ssmt_edge import outlet, segment
-from ssmt_edge.errors import SinkError, SourceError, UsageError
+from ssmt_edge.errors import EngineError, SinkError, SourceError, UsageError
 from ssmt_edge.geometry import Roi
 from ssmt_edge.pipeline import StreamOptions, stream
 from ssmt_edge.segment import Result, Segmenter
@@ -184,7 +184,7 @@ def test_leaving_the_loop_completes_the_files(tmp_path: Path) -> None:
 def test_a_failing_engine_ends_the_run_with_what_was_done(at: int, tmp_path: Path) -> None:
     source, delivered = Counting(), []
     sinks = [str(tmp_path / "o.mp4"), str(tmp_path / "r.jsonl")]
-    with pytest.raises(RuntimeError, match="fails here"):
+    with pytest.raises(EngineError, match="fails here"):
         for result in stream(BrightEngine(fails_at=at), source, sinks=sinks):
             delivered.append(result.frame)
     assert delivered == list(range(at))
@@ -253,7 +253,7 @@ def test_a_sink_that_never_completes_does_not_hold_the_run(monkeypatch: pytest.M
         def close(self) -> None:
             release.wait(30)
 
-    with pytest.raises(SinkError, match="not completed"):
+    with pytest.raises(SinkError, match="could not be completed"):
         list(stream(BrightEngine(), Counting(3), sinks=[Hanging()]))
     release.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import threading
@@ -46,14 +47,15 @@ RATE = 20
 
 
 class Probe:
-    """Writes a wandering disc to two streams, 20 times a second, until paused. The first frame is cut to ROI."""
+    """A viewer with one stream: a wandering disc, 20 times a second, until paused; cut to ROI."""
 
-    def __init__(self, viewer: Viewer, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.url = viewer.url
+        self.viewer = Viewer(port=0, folder=folder)
+        self.viewer.start()
         self.segmenter = Segmenter(BrightEngine())
         self.health = Health()
-        self.sink = viewer.sink(SinkContext(fps=RATE, segmenter=self.segmenter, health=self.health))
+        self.sink = self.viewer.sink(SinkContext(fps=RATE, segmenter=self.segmenter, health=self.health))
         self.running = threading.Event()
         self.running.set()
         self._stopped = threading.Event()
@@ -74,49 +76,75 @@ class Probe:
             self.health.latency.add(12.5)
             index += 1
 
+    def reset(self) -> None:
+        """As at the beginning, for the next test."""
+        self.segmenter.threshold, self.segmenter.roi, self.segmenter.mm_per_pixel = 0.5, "auto", None
+        self.health.state = "running"
+        self.running.set()
+        if self.folder.is_file():
+            self.folder.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def stop(self) -> None:
         self._stopped.set()
         self.running.set()
         self._thread.join()
+        self.viewer.close()
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def probe_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+    probe = Probe(tmp_path_factory.mktemp("viewer") / "kept")
+    yield probe
+    probe.stop()
+
+
+@pytest.fixture(scope="module")
+def page_of_all() -> Iterator[Page]:
     with playwright.sync_playwright() as runner:
         browser = runner.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
+        page = browser.new_context(accept_downloads=True).new_page()
+        page.set_default_timeout(8000)
+        yield page
         browser.close()
 
 
 @pytest.fixture
-def probe(tmp_path: Path) -> Iterator[Probe]:
-    with Viewer(port=0, folder=tmp_path / "kept") as viewer:
-        probe = Probe(viewer, tmp_path / "kept")
-        probe.viewer = viewer  # type: ignore[attr-defined]
-        yield probe
-        probe.stop()
+def probe(probe_of_all: Probe) -> Probe:
+    probe_of_all.reset()
+    return probe_of_all
 
 
 @pytest.fixture
-def page(browser: Any, probe: Probe) -> Iterator[Page]:
-    """The page, with a picture; errors and requests to anywhere else fail the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(8000)
+def page(page_of_all: Page, probe: Probe) -> Iterator[Page]:
+    """The page, just loaded, with a picture; errors and requests to anywhere else fail the test."""
+    page = page_of_all
     errors: list[str] = []
     addresses: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    page.on("request", lambda request: addresses.append(request.url))
-    page.goto(probe.url)
-    until(page, "document.querySelector('#state').textContent === 'running'")
-    until(page, "document.querySelector('.pane canvas').getAttribute('aria-label').includes('number 1')")
+    listeners = {
+        "pageerror": lambda error: errors.append(str(error)),
+        "console": lambda said: errors.append(said.text) if said.type == "error" else None,
+        "request": lambda request: addresses.append(request.url),
+    }
+    page.set_viewport_size({"width": 1280, "height": 800})
+    for name, listener in listeners.items():
+        page.on(name, listener)
+    show(page, probe)
     yield page
-    context.close()
+    page.evaluate("localStorage.clear()")
+    page.goto("about:blank")
+    for name, listener in listeners.items():
+        page.remove_listener(name, listener)
     # tests that stop the server or make it answer that the disk is full
     errors = [error for error in errors if "ERR_CONNECTION_REFUSED" not in error and "status of 507" not in error]
     assert not errors
-    assert all(address.startswith((probe.url, "blob:")) for address in addresses)
+    assert all(address.startswith(("http://127.0.0.1:", "blob:", "about:blank")) for address in addresses)
+
+
+def show(page: Page, probe: Probe) -> None:
+    page.goto(probe.viewer.url)
+    until(page, "document.querySelector('#state').textContent === 'running'")
+    until(page, "document.querySelector('.pane canvas')?.getAttribute('aria-label').includes('number 1')")
 
 
 def until(page: Page, script: str) -> None:
@@ -130,8 +158,8 @@ def text(page: Page, place: str) -> str:
 
 def seen(page: Page) -> np.ndarray[Any, Any]:
     """The canvas as gray levels."""
-    data = page.locator(".pane canvas").first.screenshot()
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    data = page.evaluate("document.querySelector('.pane canvas').toDataURL()").partition(",")[2]
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_GRAYSCALE)
 
 
 def at(page: Page, x: float, y: float) -> tuple[float, float]:
@@ -162,8 +190,9 @@ def test_the_page_shows_the_stream_and_freezes_it(page: Page) -> None:
     until(page, "Math.abs(Number(document.querySelector('#fps').textContent) - 20) < 8")
     assert text(page, "#p50") == "12.5" and text(page, "#dropped") == "0"
     assert re.search(r"1\s+4\d . 4\d px", text(page, "#nodules"))
+    screen = cv2.imdecode(np.frombuffer(page.screenshot(clip=page.locator(".pane").bounding_box()), np.uint8), 0)
+    assert screen.std() > 20, "a bright disc on a dark ground"
     first = seen(page)
-    assert first.std() > 20, "a bright disc on a dark ground"
     time.sleep(0.3)
     assert (seen(page) != first).mean() > 0.005, "it moves"
 
@@ -171,7 +200,7 @@ def test_the_page_shows_the_stream_and_freezes_it(page: Page) -> None:
     assert page.locator(".badge").is_visible() and text(page, "#freeze span") == "Go on"
     time.sleep(0.2)
     frozen, points = seen(page), page.locator("#chart").get_attribute("aria-label")
-    time.sleep(1.5)
+    time.sleep(1.2)
     assert (seen(page) == frozen).all(), "the picture stands still"
     assert points and "no new frame" not in text(page, "#stage").lower(), "frozen on purpose is not stale"
     assert text(page, "#state") == "running" and float(text(page, "#fps")) > 5, "the numbers go on"
@@ -283,7 +312,7 @@ def test_scale_by_a_line_of_known_length(page: Page, probe: Probe) -> None:
     wait_until(lambda: probe.segmenter.mm_per_pixel is None)
 
 
-def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe) -> None:
+def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe, tmp_path: Path) -> None:
     warning = page.locator(".pane .warning")
     assert not warning.is_visible()
     probe.running.clear()
@@ -295,7 +324,9 @@ def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe) -
     probe.health.state = "running"
     probe.running.set()
     until(page, "document.querySelector('.warning').hidden")
-    probe.viewer.close()  # type: ignore[attr-defined]
+    other = Probe(tmp_path)
+    show(page, other)
+    other.stop()
     until(page, "/No connection to ssmt-edge for/.test(document.querySelector('.warning').textContent)")
     assert warning.is_visible() and text(page, "#state") == "no connection to ssmt-edge"
 
@@ -363,16 +394,63 @@ CONTRASTS = """(() => {
 })()"""
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (800, 1280), (1920, 1080)])
-def test_everything_fits_on_the_screen(page: Page, width: int, height: int) -> None:
+# left, top, right, bottom and name of what is visible
+BOXES = """(...places) => Object.fromEntries(places.flat().flatMap((place) => [...document.querySelectorAll(place)]
+    .filter((element) => element.checkVisibility())
+    .map((element, i) => [place, i, element.getBoundingClientRect()])
+    .map(([place, i, box]) => [`${place} ${i}`, [box.left, box.top, box.right, box.bottom]])))"""
+
+
+def boxes(page: Page, *places: str) -> dict[str, list[float]]:
+    return dict(page.evaluate(BOXES, list(places)))
+
+
+def overlap(a: list[float], b: list[float]) -> bool:
+    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (800, 1280), (1920, 1080), (900, 600), (420, 800)])
+def test_the_picture_is_large_and_nothing_covers_it(page: Page, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
+    page.keyboard.press("s")
+    page.locator(".message").wait_for()
+    time.sleep(0.1)
+    roomy = width * height >= 1280 * 800
+    first = [".research", ".pane", ".pane canvas", "#freeze", "#scale", "#fps", ".message"]
+    for place, box in boxes(page, *first, *(["#chart", "#threshold", "#diameters"] if roomy else [])).items():
+        assert box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height, place
+    for place, (left, top, right, bottom) in boxes(page, "main button", "header button").items():
+        assert min(right - left, bottom - top) >= 44, f"{place} is too small for a finger"
+    canvas, message, research = boxes(page, ".pane canvas", ".message", ".research").values()
+    shown_width, shown_height = canvas[2] - canvas[0], canvas[3] - canvas[1]
+    assert shown_width >= 400 and shown_height >= 290
+    assert shown_width * shown_height > (0.4 if roomy else 0.3) * width * height, "most of the screen is the picture"
+    assert not any(overlap(a, b) for a, b in ((canvas, message), (research, message), (canvas, research)))
+    page.locator("#diameters").scroll_into_view_if_needed()
+    (box,) = boxes(page, "#diameters").values()
+    assert box[1] >= 0 and box[3] <= height, "the last control cannot be reached"
+
+
+def test_the_number_stands_at_the_end_of_the_diameters(page: Page) -> None:
+    page.locator("#contour").uncheck()
+    page.locator("#opacity").fill("0")
+    page.keyboard.press("f")
     time.sleep(0.3)
-    for place in (".research", ".pane canvas", "#freeze", "#scale", "#fps", "#chart", "#threshold", "#diameters"):
-        box = page.locator(place).bounding_box()
-        assert box["x"] >= 0 and box["y"] >= 0, place
-        assert box["x"] + box["width"] <= width and box["y"] + box["height"] <= height, place
-    for button in page.locator("main button:visible, header button:visible").all():
-        box = button.bounding_box()
-        assert min(box["width"], box["height"]) >= 44, "big enough for a finger"
-    picture = page.locator(".pane canvas").bounding_box()
-    assert picture["width"] * picture["height"] > 0.4 * width * height, "most of the screen is the picture"
+    drawn = page.evaluate(YELLOW)
+    assert drawn["count"] > 20
+    assert drawn["gap"] < 30, "beside the diameters, not at the corner of the box"
+
+
+# where the yellow number is, and how far from the nearest cyan pixel of a diameter
+YELLOW = """(() => {
+    const canvas = document.querySelector('.pane canvas'), { width, height } = canvas;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+    const yellow = [], cyan = [];
+    for (let i = 0; i < data.length; i += 4) {
+        const [r, g, b] = [data[i], data[i + 1], data[i + 2]], at = [(i / 4) % width, Math.floor(i / 4 / width)];
+        if (r > 200 && g > 150 && b < 60) yellow.push(at);
+        if (r < 60 && g > 200 && b > 200) cyan.push(at);
+    }
+    const gap = Math.min(...yellow.map((y) => Math.min(...cyan.map((c) => Math.hypot(y[0] - c[0], y[1] - c[1])))));
+    return { count: yellow.length, gap };
+})()"""

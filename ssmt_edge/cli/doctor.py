@@ -43,8 +43,8 @@ def examine() -> dict[str, Any]:
     Keys: `ssmt_edge`, `python` (versions), `os`, `base` and `extras` (lists of {name, version, extra, problem}; version
     None: not installed; problem: one line, or None), `cpu` {name, threads, instruction_set}, `gpus` (list of {name,
     compute_capability, driver, cuda}), `backends` {name: {version, missing (list of lines; empty: ready)}}, `weights`
-    {file: bytes}, `sources` {scheme or kind of file: {found (text; None: nothing), problem (one line, or None)}},
-    `opencv_gstreamer` (bool; None: OpenCV does not work).
+    {file: bytes}, `sources` and `probes` (what `simulate` needs more for) {scheme or kind of file: {found (text; None:
+    nothing), problem (one line, or None)}}, `opencv_gstreamer` (bool; None: OpenCV does not work).
     """
     import platform
 
@@ -62,6 +62,7 @@ def examine() -> dict[str, Any]:
         "backends": _backends(),
         "weights": _weights(),
         "sources": _sources(),
+        "probes": _probes(),
         "opencv_gstreamer": _gstreamer(),
     }
 
@@ -146,15 +147,21 @@ def _weights() -> dict[str, int]:
 
 def _sources() -> dict[str, dict[str, str | None]]:
     """What live sources and DICOM files would find here. Opens no device and asks no network."""
-    from importlib.metadata import entry_points
+    from importlib.metadata import EntryPoint, entry_points
+
+    def registered(entry: EntryPoint) -> tuple[str | None, str | None]:
+        try:
+            entry.load()
+        except Exception as error:  # whatever another package does when it is imported
+            return None, " ".join(f"{entry.value} cannot be imported: {type(error).__name__}: {error}".split())[:200]
+        return entry.value, None
 
     sources, problem = _import("ssmt_edge.sources")
     if problem:
         return {}
-    rows = {"rtsp, http": _ffmpeg("rtsp"), "v4l2": _v4l2(), "csi": _csi(), "dicom": _dicom()}
-    rows |= {
-        e.name: (e.value, None) for e in entry_points(group=sources.ENTRY_POINTS) if e.name not in sources.BY_SCHEME
-    }
+    rows = {"rtsp, http": _ffmpeg("rtsp"), "v4l2": _v4l2(), "csi": _csi(), "igtl": _igtl(), "dicom": _dicom()}
+    others = [entry for entry in entry_points(group=sources.ENTRY_POINTS) if entry.name not in sources.BY_SCHEME]
+    rows |= {entry.name: registered(entry) for entry in others}
     return {name: {"found": found, "problem": problem} for name, (found, problem) in rows.items()}
 
 
@@ -192,6 +199,19 @@ def _csi() -> tuple[str | None, str | None]:
         return None, str(error)
 
 
+def _igtl() -> tuple[str | None, str | None]:
+    package = _extra_package("pyigtl", "igtl")
+    return package["version"] and f"pyigtl {package['version']}", package["problem"]
+
+
+def _probes() -> dict[str, dict[str, str | None]]:
+    rtsp, problem = _import("ssmt_edge.simulate.rtsp")
+    found = None if problem else rtsp.python_with_server()
+    if problem is None and found is None:
+        problem = rtsp.NOT_INSTALLED
+    return {"rtsp": {"found": found and f"GStreamer's RTSP server in {found}", "problem": problem}}
+
+
 def _dicom() -> tuple[str | None, str | None]:
     pixels, problem = _import("pydicom.pixels")
     if problem:
@@ -222,25 +242,18 @@ def _gstreamer() -> bool | None:
 
 
 def _print_table(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=f"ssmt-edge {found['ssmt_edge']} on {found['os']}", title_justify="left")
-    table.add_column("what", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    table.add_column("what to do for more", overflow="fold")
+    sections: list[list[tuple[str, str, str]]] = [[]]
 
     def row(what: str, value: object, advice: str | None = None) -> None:
-        table.add_row(escape(what), escape(str(value or "-")), escape(advice or ""))
+        sections[-1].append((what, str(value or "-"), advice or ""))
 
     row("Python", found["python"])
     for package in found["base"]:
         row(package["name"], package["version"], package["problem"])
-    table.add_section()
+    sections.append([])
     for package in found["extras"]:
         row(f"{package['name']} [{package['extra']}]", package["version"], package["problem"])
-    table.add_section()
+    sections.append([])
     cpu = found["cpu"]
     row("CPU", f"{cpu['name']}, {cpu['threads']} threads, {cpu['instruction_set']}")
     gpus = [
@@ -250,11 +263,36 @@ def _print_table(found: dict[str, Any]) -> None:
     for name, backend in found["backends"].items():
         missing = backend["missing"]
         row(f"backend {name}", "not ready" if missing else f"{backend['version']}, ready", "\n".join(missing))
-    table.add_section()
+    sections.append([])
     weights = [f"{name} ({size / 1e6:.1f} MB)" for name, size in found["weights"].items()]
     row("shipped weights", ", ".join(weights), None if weights else "install ssmt-edge again")
     for name, source in found["sources"].items():
         row("DICOM" if name == "dicom" else f"source {name}", source["found"], source["problem"])
+    for name, probe in found["probes"].items():
+        row(f"simulate --as {name}", probe["found"], probe["problem"])
     gstreamer = found["opencv_gstreamer"]
     row("GStreamer in OpenCV", "yes" if gstreamer else "no", None if gstreamer else "not needed: csi:// does without")
-    Console().print(table)
+    _print_sections(f"ssmt-edge {found['ssmt_edge']} on {found['os']}", sections)
+
+
+def _print_sections(title: str, sections: list[list[tuple[str, str, str]]]) -> None:
+    from rich.box import HORIZONTALS
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    rows = [row for section in sections for row in section]
+    table = Table(
+        title=title, title_justify="left", box=HORIZONTALS, show_edge=False, pad_edge=False, collapse_padding=True
+    )
+    for i, name in enumerate(("what", "found")):
+        # narrow, so that from 80 columns on no command in the advice is broken
+        longest = max(len(word) for row in rows for word in row[i].split())
+        table.add_column(name, overflow="fold", max_width=min(max(longest, console.width // 4), console.width // 3))
+    table.add_column("what to do for more", overflow="fold")
+    for section in sections:
+        for row in section:
+            table.add_row(*map(escape, row))
+        table.add_section()
+    console.print(table)

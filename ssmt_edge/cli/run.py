@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -23,10 +22,6 @@ SINKS = (
     "Overlay video *.mp4, *.mkv, *.avi; records *.jsonl, *.csv; masks DIR/ (PNG), *.dcm (DICOM SEG); summary *.html, "
     "*.json; igtl-out://:18945. Repeatable."
 )
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends like Ctrl-C, with complete files, and an exit code of its own."""
 
 
 def run(
@@ -70,6 +65,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the closing summary as JSON.")] = False,
 ) -> None:
     """Run an engine on videos, DICOM cines, folders of images or live probes."""
+    from ssmt_edge.cli.signals import interruptible
     from ssmt_edge.cli.tally import Tally
     from ssmt_edge.cli.terminal import errors, say
     from ssmt_edge.pipeline import Run, StreamOptions
@@ -79,24 +75,21 @@ def run(
     options = StreamOptions(smooth, max_latency_ms, overlay, uncut, keep_identifiers)
     play = Play(parse_rate(rate or ("native" if view else "max")), loop, start, stop)
     sinks: list[Any] = list(sink or [])
-    with ExitStack() as opened:
-        opened.enter_context(_terminable())
+    with interruptible() as signals, ExitStack() as opened:
         segmenter = opened.enter_context(load(engine, threads, _region(roi), mm_per_pixel, threshold))
         if view:
             sinks.append(opened.enter_context(_viewer(host, port, record_dir)).sink)
         sources = [opened.enter_context(_open(one, play, view and rate is None)) for one in source]
         started = Run(segmenter, sources, sinks=sinks, options=options, tell=say)
         tally = opened.enter_context(Tally(started.streams, as_json))
-        try:
-            with closing(started.results()) as results:
-                for result in results:
-                    tally.add(result)
-            tally.finish()
-            if view and errors().is_terminal:
-                say("the sources have ended; the page stays until Ctrl-C")
-                threading.Event().wait()
-        except KeyboardInterrupt as interrupt:
-            raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+        signals.check()
+        with closing(started.results()) as results:
+            for _ in results:
+                tally.show()
+        tally.finish()
+        if view and errors().is_terminal:
+            say("the sources have ended; the page stays until Ctrl-C")
+            threading.Event().wait()
 
 
 def _open(uri: str, play: Play, only_files: bool) -> Source:
@@ -119,20 +112,6 @@ def _viewer(host: str, port: int, folder: Path) -> Iterator[Any]:
     with Viewer(host, port, folder=folder) as viewer:
         say(f"viewer: {viewer.url}")
         yield viewer
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C."""
-
-    def end(number: int, frame: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _region(text: str) -> RoiChoice:

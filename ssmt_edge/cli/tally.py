@@ -11,18 +11,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssmt_edge.timing import LatencyHistogram
-
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from ssmt_edge.pipeline import Stream
-    from ssmt_edge.segment import Result
+    from ssmt_edge.timing import LatencyHistogram
 
 EXPLAINED = (
     "work: the four steps together; latency: from capture to result, waiting behind earlier frames of a file included; "
     "written: from capture until the sink has it"
 )
+TOTALS = ("frames", "frames_with_nodule", "captured", "dropped", "overruns")
+"""figures of all streams together in the JSON summary"""
+
 REFRESH_S = 0.2
 LARGEST = 10
 """nodules listed in the JSON summary"""
@@ -35,8 +36,6 @@ class Tally:
         self.complete = False
         self._streams = streams
         self._as_json = as_json
-        self._with_nodule = [0 for _ in streams]
-        self._stages: list[dict[str, LatencyHistogram]] = [{} for _ in streams]
         self._begun = self._shown = time.perf_counter()
         self._ended: float | None = None
         self._opened = ExitStack()
@@ -58,11 +57,8 @@ class Tally:
             self._bar = self._opened.enter_context(Progress(*columns, console=errors(), transient=True))
         return self
 
-    def add(self, result: Result) -> None:
-        self._with_nodule[result.stream] += bool(result.nodules)
-        stages = self._stages[result.stream]
-        for name, ms in {**result.stages_ms, "work": sum(result.stages_ms.values())}.items():
-            stages.setdefault(name, LatencyHistogram()).add(ms)
+    def show(self) -> None:
+        """Refreshes the lines on the terminal, a few times a second at most."""
         if self._bar is not None and time.perf_counter() - self._shown > REFRESH_S:
             self._shown = time.perf_counter()
             for one in self._streams:
@@ -73,9 +69,11 @@ class Tally:
             return
         health = one.health
         seconds = time.perf_counter() - self._begun
+        name = one.source.name if "://" in one.source.name else Path(one.source.name).name
         line = (
-            f"{Path(one.source.name).name}: frame {health.done}, {health.done / seconds:.1f} fps, "
-            f"p99 {health.latency.percentile(99):.0f} ms" + (f", {health.dropped} dropped" if one.source.live else "")
+            f"{name}: " + "LOST, " * (health.state == "lost") + f"{health.done} frames, "
+            f"{health.done / seconds:.1f} fps, p99 {health.latency.percentile(99):.0f} ms"
+            + (f", {health.dropped} dropped" if one.source.live else "")
         )
         if one.number not in self._rows:
             self._rows[one.number] = bar.add_task("", total=one.source.frame_count)
@@ -92,8 +90,9 @@ class Tally:
             print(f"note: {note}", file=sys.stderr)
         found = [self._summary(one, seconds) for one in self._streams]
         if self._as_json:
-            whole = {"complete": self.complete, "seconds": round(seconds, 3)}
-            print(json.dumps(whole | (found[0] if len(found) == 1 else {"streams": found}), indent=2))
+            totals = {name: sum(one[name] for one in found) for name in TOTALS}
+            whole = {"complete": self.complete, "seconds": round(seconds, 3), **totals, "streams": found}
+            print(json.dumps(whole, indent=2))
             return
         for summary in found:
             self._print(summary, seconds)
@@ -101,12 +100,12 @@ class Tally:
 
     def _summary(self, one: Stream, seconds: float) -> dict[str, Any]:
         health = one.health
-        times = {**self._stages[one.number], "latency": health.latency}
+        times = {**health.stages, "latency": health.latency}
         return {
             "source": one.source.name if one.source else str(one.given),
             "live": bool(one.source and one.source.live),
             "frames": health.done,
-            "frames_with_nodule": self._with_nodule[one.number],
+            "frames_with_nodule": health.with_nodule,
             "captured": health.captured,
             "dropped": health.dropped,
             "overruns": health.overruns,
@@ -116,13 +115,17 @@ class Tally:
                 {
                     "name": outlet.sink_name,
                     "written": outlet.written,
+                    "completed": outlet.completed,
                     "missed": outlet.missed,
                     "failure": str(outlet.failure) if outlet.failure else None,
                     "latency_ms": _rounded(outlet.latency),
                 }
                 for outlet in one.outlets
             ],
-            "largest": [dataclasses.asdict(extent) for extent in one.memory.largest.table()[:LARGEST]],
+            "largest": [
+                {**dataclasses.asdict(extent), "long": round(extent.long, 3), "short": round(extent.short, 3)}
+                for extent in one.memory.largest.table()[:LARGEST]
+            ],
             "notes": one.source.notes if one.source else [],
         }
 
@@ -131,7 +134,8 @@ class Tally:
             print(f"{summary['source']}:")
         ended = "" if self.complete or summary["live"] else ", not to the end of the source"
         lost = f", {summary['dropped']} dropped" if summary["live"] else ""
-        print(f"{summary['frames']} frames in {seconds:.2f} s, {summary['fps']:.1f} frames a second{lost}{ended}")
+        count = f"{summary['frames']} frame{'s' * (summary['frames'] != 1)}"
+        print(f"{count} in {seconds:.2f} s, {summary['fps']:.1f} frames a second{lost}{ended}")
         print(f"a nodule was marked in {summary['frames_with_nodule']} of them (research use only)")
         for extent in summary["largest"][:1]:
             print(
@@ -148,6 +152,7 @@ class Tally:
                 missed = f", {sink['missed']} missed" if sink["missed"] else ""
                 late = f"written p50 {sink['latency_ms']['p50']:.1f} ms, p99 {sink['latency_ms']['p99']:.1f} ms"
                 verb = "shown on" if sink["name"] == "the page" else "wrote"
+                verb = verb if sink["completed"] else "left unfinished:"
                 print(f"{verb} {sink['name']} ({sink['written']} frames{missed}; {late})")
 
 

@@ -11,7 +11,6 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, Queue
 from typing import cast
 from urllib.parse import urlsplit
@@ -33,6 +32,7 @@ START_S = 20.0
 END_S = 5.0
 """for the process to end by itself"""
 PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly"
+NOT_INSTALLED = f"GStreamer's RTSP server is not installed: apt install {PACKAGES}"
 
 
 def open_probe(uri: str, fps: float) -> RtspProbe:
@@ -129,11 +129,9 @@ class RtspProbe(FeedProbe[NDArray[np.uint8]]):
 
 def _start(host: str, port: int, path: str) -> tuple[subprocess.Popen[bytes], int]:
     """The server's process and the port on which it listens."""
-    for python in dict.fromkeys(
-        filter(None, (sys.executable, shutil.which("python3", path="/usr/bin"), shutil.which("python3")))
-    ):
+    for python in _pythons():
         process = subprocess.Popen(
-            [python, str(Path(rtsp_server.__file__)), host, str(port), path],
+            [python, rtsp_server.__file__, host, str(port), path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -148,7 +146,22 @@ def _start(host: str, port: int, path: str) -> tuple[subprocess.Popen[bytes], in
             continue
         why = words[1] if words[:1] == ["error"] else "it does not start"
         raise SourceError(f"rtsp://{host}:{port}: GStreamer's RTSP server: {why}; choose another port or address")
-    raise MissingDependency(f"GStreamer's RTSP server is not installed: apt install {PACKAGES}")
+    raise MissingDependency(NOT_INSTALLED)
+
+
+def python_with_server() -> str | None:
+    """The interpreter that has GStreamer's RTSP server; None if there is none."""
+    for python in _pythons():
+        with suppress(subprocess.TimeoutExpired):
+            asked = subprocess.run([python, rtsp_server.__file__], capture_output=True, timeout=START_S)
+            if asked.returncode == 0:
+                return python
+    return None
+
+
+def _pythons() -> list[str]:
+    found = (sys.executable, shutil.which("python3", path="/usr/bin"), shutil.which("python3"))
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> str:

@@ -1,6 +1,7 @@
 """RTSP server of the simulated probe, for the Python that has GStreamer's bindings: imports nothing of ssmt-edge.
 
     python rtsp_server.py HOST PORT PATH
+    python rtsp_server.py                   only says by the exit code whether it could run
 
 stdin: one line `WIDTH HEIGHT FPS`, then frames of 4 bytes a pixel (R, G, B, any); its end ends the server.
 stdout: `listening PORT` or `error WHY`, then `clients N` whenever that changes.
@@ -28,7 +29,7 @@ FRAMES = (
 )
 
 
-def main(host: str, port: str, path: str) -> int:
+def main(host: str = "", port: str = "", path: str = "") -> int:
     try:
         import gi  # type: ignore[import-not-found]
 
@@ -42,6 +43,8 @@ def main(host: str, port: str, path: str) -> int:
     wanted = ("appsrc", "videoconvert", "rtph264pay") if encoder is H264 else ("appsrc", "jpegenc", "rtpjpegpay")
     if not all(Gst.ElementFactory.find(name) for name in wanted):
         return MISSING
+    if not host:
+        return 0
 
     server = GstRtspServer.RTSPServer()
     server.set_address(host)

@@ -14,6 +14,9 @@ from ssmt_edge.overlay import Image
 DRAWN = 6
 """nodules with a curve of their own"""
 
+FEW = 5
+"""nodules seen in fewer frames are listed apart, folded"""
+
 WIDTH, HEIGHT, LEFT, BOTTOM = 960, 260, 48, 30
 
 _STYLE = """
@@ -39,6 +42,7 @@ table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { text-align: right; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } tr:last-child > * { border-bottom: 0; }
 th:first-child, td:first-child, .facts td { text-align: left; } .facts td { white-space: normal; }
+summary { cursor: pointer; color: var(--soft); padding: 10px 0 2px; }
 .facts th { width: 170px; vertical-align: top; } .note { color: var(--soft); font-size: 13px; margin: 10px 0 0; }
 img { display: block; max-width: 100%; max-height: 640px; margin: 0 auto; border-radius: 6px; }
 svg { display: block; width: 100%; min-width: 560px; height: auto; font: 12.5px system-ui, sans-serif; }
@@ -109,11 +113,34 @@ def _nodules(facts: dict[str, Any]) -> str:
     nodules = facts["nodules"]
     if not nodules:
         return '<h2>Nodules</h2>\n<div class="card">No nodule was marked in any frame.</div>'
+    listed, fleeting = _apart(nodules)
+    tables = _table(listed, keys=True)
+    if fleeting:
+        said = f"{len(fleeting)} more, seen in fewer than {FEW} frames"
+        tables += f"<details><summary>{said}</summary>{_table(fleeting, keys=False)}</details>"
+    more = facts["smaller_nodules"]
+    note = f'<p class="note">{more} smaller ones are left out.</p>' if more else ""
+    return (
+        f'<h2>Nodules</h2>\n<div class="card">{tables}{note}</div>\n'
+        f'<h2>Long diameter over time</h2>\n<div class="card">{_curves(facts)}</div>'
+    )
+
+
+def _apart(nodules: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Those that are listed, and those seen in fewer than FEW frames; the largest, whose picture is shown, is listed."""
+    listed = [nodule for i, nodule in enumerate(nodules) if i == 0 or nodule["frames"] >= FEW]
+    fleeting = [nodule for nodule in nodules[1:] if nodule["frames"] < FEW]
+    return listed, fleeting
+
+
+def _table(nodules: list[Any], keys: bool) -> str:
+    """One row a nodule; `keys`: the first DRAWN have the colour of their curve."""
     in_mm = any(nodule["largest"]["long_mm"] is not None for nodule in nodules)
     rows = []
     for position, nodule in enumerate(nodules):
         largest = nodule["largest"]
-        key = f'<i class="key" style="background: var(--c{position})"></i>' if position < DRAWN else ""
+        drawn = keys and position < DRAWN
+        key = f'<i class="key" style="background: var(--c{position})"></i>' if drawn else ""
         name = "without a number" if nodule["identity"] is None else str(nodule["identity"])
         area = "" if largest["area_mm2"] is None else f"{largest['area_mm2']:.1f}"
         cells = [
@@ -134,13 +161,7 @@ def _nodules(facts: dict[str, Any]) -> str:
         "frames",
         "seen",
     ]
-    more = facts["smaller_nodules"]
-    note = f'<p class="note">{more} smaller ones are left out.</p>' if more else ""
-    table = "<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>" + "".join(rows)
-    return (
-        f'<h2>Nodules</h2>\n<div class="card"><table>{table}</table>{note}</div>\n'
-        f'<h2>Long diameter over time</h2>\n<div class="card">{_curves(facts)}</div>'
-    )
+    return "<table><tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>" + "".join(rows) + "</table>"
 
 
 def _pair(long: float | None, short: float | None, digits: int) -> str:
@@ -157,8 +178,9 @@ def _clock(ms: float) -> str:
 
 
 def _curves(facts: dict[str, Any]) -> str:
-    """Curves of the nodules with the largest diameters, in mm if all their points have mm."""
-    drawn = facts["nodules"][:DRAWN]
+    """Curves of the listed nodules with the largest diameters, in mm if all their points have mm."""
+    listed, _ = _apart(facts["nodules"])
+    drawn = listed[:DRAWN]
     in_mm = all(mm is not None for nodule in drawn for *_, mm in nodule["curve"]["points"])
     first, last = facts["t_source_ms"]["first"], facts["t_source_ms"]["last"]
     highest = _step_up(max((p[2] if in_mm else p[1]) for n in drawn for p in n["curve"]["points"]))
@@ -191,7 +213,7 @@ def _curves(facts: dict[str, Any]) -> str:
                 parts.append(f'<polyline points="{line}" style="stroke: {colour}"/>')
     unit = "mm" if in_mm else "px"
     note = f'<p class="note">{unit}, by the time of the source; a gap where the nodule was not marked for a while'
-    if len(facts["nodules"]) > DRAWN:
+    if len(listed) > DRAWN:
         note += f"; the {DRAWN} largest"
     label = f"Long diameter of the nodules over time, in {unit}"
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>{note}.</p>'

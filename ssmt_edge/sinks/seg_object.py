@@ -206,6 +206,8 @@ def _known(header: pydicom.Dataset, keep_identifiers: bool) -> pydicom.Dataset:
         for keyword in IMAGE:
             if keyword in header:
                 known[keyword] = copy.deepcopy(header[keyword])  # a dataset that takes an element over may change it
+        if "PositionReferenceIndicator" in known:  # must be there, but is free text
+            known.PositionReferenceIndicator = ""
     if hasattr(header, "file_meta"):
         known.file_meta = FileMetaDataset()
         known.file_meta.TransferSyntaxUID = header.file_meta.get("TransferSyntaxUID", ExplicitVRLittleEndian)

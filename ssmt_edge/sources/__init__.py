@@ -1,13 +1,14 @@
 """Where frames come from: video files, images, DICOM cines, and live devices behind a URI.
 
-A new source is one module with `open_file(path) -> Source` and one line in `KINDS`, or with `open_uri(uri) -> Source`
-and one line in `BY_SCHEME`; a package of its own registers `open_uri` as an entry point of the group ENTRY_POINTS,
-under the scheme's name.
+A new source is one module with `open_file(path) -> Source` and one line in `KINDS` that tells its files apart, or with
+`open_uri(uri) -> Source` and one line in `BY_SCHEME`; a package of its own registers `open_uri` as an entry point of
+the group ENTRY_POINTS, under the scheme's name.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,11 +27,23 @@ from ssmt_edge.geometry import Roi
 if TYPE_CHECKING:
     from ssmt_edge.sources.playback import Play
 
-# kind of file -> module whose `open_file(path)` reads it, imported when the first such file is opened
-KINDS = {
-    "images": "ssmt_edge.sources.images",
-    "dicom": "ssmt_edge.sources.dicom",
-    "video": "ssmt_edge.sources.video",
+
+def _is_images(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in SUFFIXES
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        magic = file.read(132)[128:]
+    return magic == b"DICM" or path.suffix.lower() in (".dcm", ".dicom")
+
+
+# module whose `open_file(path)` reads a kind of file, imported when the first such file is opened -> what it reads;
+# the first that fits is taken
+KINDS: dict[str, Callable[[Path], bool]] = {
+    "ssmt_edge.sources.images": _is_images,
+    "ssmt_edge.sources.dicom": _is_dicom,
+    "ssmt_edge.sources.video": lambda path: True,
 }
 
 # scheme of a URI -> module whose `open_uri(uri)` opens it
@@ -63,6 +76,8 @@ class Frame:
     """mm a pixel in x and in y; None if unknown"""
     roi: Roi | None = None
     """the 2D ultrasound region that the file itself declares"""
+    waited_ms: float = 0.0
+    """time that the source waited for the frame's turn, part of the time it took to hand it over"""
 
 
 class Source(Protocol):
@@ -83,6 +98,8 @@ class Source(Protocol):
     """frames a second; None if unknown"""
     on_state: Callable[[str], None] | None
     """set by who wants to know when a live source is `lost` and `running` again; called in the iterating thread"""
+    waiting: str
+    """of a live source that brings no frame: what it gets instead, to be told after "no frame for 5 s"; may be empty"""
     notes: list[str]
     """one line for each thing that the user must know at the end, e.g. how many damaged packets were left out"""
 
@@ -129,10 +146,10 @@ def open_source(uri: str, play: Play | None = None) -> Source:
     if not path.exists():
         raise SourceError(f"{path} does not exist; give a video file, a DICOM file or a folder of images")
     try:
-        kind = _kind(path)
+        kind = next(module for module, reads in KINDS.items() if reads(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-    module: Any = importlib.import_module(KINDS[kind])
+    module: Any = importlib.import_module(kind)
     return cast(Source, module.open_file(path))
 
 
@@ -157,15 +174,9 @@ def without_credentials(uri: str) -> str:
     return re.sub(r"(?i)([?&][^=&]*(?:user|usr|login|pass|pwd|token|auth|key)[^=&]*=)[^&#]*", r"\1***", uri)
 
 
-def _kind(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if path.is_dir() or suffix in SUFFIXES:
-        return "images"
-    with path.open("rb") as file:
-        magic = file.read(132)[128:]
-    if magic == b"DICM" or suffix in (".dcm", ".dicom"):
-        return "dicom"
-    return "video"
+def known_spacing(spacing: tuple[float, float] | None) -> tuple[float, float] | None:
+    """None unless both can be real: zero, NaN and infinity stand for unknown."""
+    return spacing if spacing is not None and all(math.isfinite(v) and v > 0 for v in spacing) else None
 
 
 def plausible_fps(value: float | None) -> float | None:

@@ -86,7 +86,13 @@ class AvReceiver(Receiver[VideoFrame]):
 
     def receive(self, opened: Callable[[], None]) -> Iterator[tuple[float, VideoFrame]]:
         try:
-            container = av.open(self._url, format=self._format, options=self._options, timeout=(OPEN_S, SILENCE_S))
+            container = av.open(
+                self._url,
+                format=self._format,
+                options=self._options,
+                timeout=(OPEN_S, SILENCE_S),
+                metadata_errors="replace",
+            )
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise SourceError(f"{self.name} cannot be opened: {_reason(error)}") from None
         with container:
@@ -96,6 +102,8 @@ class AvReceiver(Receiver[VideoFrame]):
         if not container.streams.video:
             raise SourceError(f"{self.name} has no video stream")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise SourceError(f"{self.name} sends video in a code that this FFmpeg does not know; send H.264 or JPEG")
         if self._url.startswith("http") and container.duration:
             raise SourceError(
                 f"{self.name} is a file of {container.duration / av.time_base:.0f} s and no live stream; save it and "

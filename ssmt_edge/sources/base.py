@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from ssmt_edge.sources import Frame
+from ssmt_edge.sources import Frame, without_credentials
 
 
 class BaseSource:
@@ -18,9 +18,12 @@ class BaseSource:
     path: Path | None = None
     on_state: Callable[[str], None] | None = None
     """called by a live source with `lost` and `running`, in the iterating thread"""
+    waiting = ""
+    """set by a live source that gets something else than frames: what that is"""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        """Args: name: file, folder or URI, for messages; user and password in it are left out."""
+        self.name = without_credentials(name)
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:

@@ -14,11 +14,17 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000TransferSyntaxes
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+)
 
 from ssmt_edge.errors import SourceError
 from ssmt_edge.geometry import Roi
-from ssmt_edge.sources import ASSUMED_FPS, Frame, plausible_fps
+from ssmt_edge.sources import ASSUMED_FPS, Frame, known_spacing, plausible_fps
 from ssmt_edge.sources.base import BaseSource
 from ssmt_edge.sources.dicom_video import MPEG, open_video
 
@@ -47,10 +53,10 @@ class DicomSource(BaseSource):
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except Exception as error:  # pydicom raises many kinds on damaged files
             raise SourceError(f"{path} is not a readable DICOM file: {error}") from None
-        if "Rows" not in header or "Columns" not in header:
-            raise SourceError(f"{path} has no pixel data ({_kind(header)}); give a DICOM image or cine")
         self._path = path
         try:
+            if "Rows" not in header or "Columns" not in header:
+                raise SourceError(f"{path} has no pixel data ({_kind(header)}); give a DICOM image or cine")
             self.frame_count = int(header.get("NumberOfFrames") or 1)
             self._times = _times_ms(header)
             self.fps = _fps(header)
@@ -58,6 +64,8 @@ class DicomSource(BaseSource):
             self._roi, self._spacing = self._region(header)
             self._syntax = UID(header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))
             self._photometric = str(header.PhotometricInterpretation)
+        except SourceError:
+            raise
         except Exception as error:
             raise SourceError(f"{path} has an unusable header: {error}") from None
         self._video = open_video(path) if self._syntax in MPEG else None
@@ -88,6 +96,9 @@ class DicomSource(BaseSource):
         if self._syntax in JPEG2000TransferSyntaxes:
             # GDCM, where it is installed, would come first, and stumbles over some files
             options["decoding_plugin"] = "pylibjpeg"
+        if self._syntax == JPEGBaseline8Bit:
+            # a damaged frame makes GDCM end the whole process
+            options["decoding_plugin"] = "pillow"
         if self._photometric.startswith(
             "YBR_PARTIAL"
         ):  # pydicom knows its layout only under the name of the full range
@@ -118,7 +129,7 @@ class DicomSource(BaseSource):
         """The largest 2D region in pixels, and mm a pixel in x and y; None for what the file does not tell."""
         # PixelSpacing names the distance of rows (y) first
         y, x = (_number(v) for v in (header.get("PixelSpacing") or (None, None)))
-        spacing = _spacing(x, y)
+        spacing = known_spacing((x, y))
         regions = [
             r for r in header.get("SequenceOfUltrasoundRegions") or [] if r.get("RegionSpatialFormat") == IMAGE_2D
         ]
@@ -138,7 +149,7 @@ class DicomSource(BaseSource):
         if region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == CENTIMETRE:
             # a negative delta only says that the axis points the other way
             x, y = (abs(_number(region.get(f"PhysicalDelta{axis}"))) * 10 for axis in "XY")
-            spacing = _spacing(x, y) or spacing
+            spacing = known_spacing((x, y)) or spacing
         return box.clipped((header.Rows, header.Columns)), spacing
 
 
@@ -150,11 +161,6 @@ def _kind(header: pydicom.Dataset) -> str:
 def _number(value: Any) -> float:
     """NaN for a missing or empty value."""
     return math.nan if value in (None, "") else float(value)
-
-
-def _spacing(x: float, y: float) -> Spacing | None:
-    """None unless both can be real: zero, NaN and infinity stand for unknown."""
-    return (x, y) if all(math.isfinite(v) and v > 0 for v in (x, y)) else None
 
 
 def _box(region: pydicom.Dataset) -> Roi:

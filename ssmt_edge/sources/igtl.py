@@ -24,7 +24,7 @@ from ssmt_edge.network.addresses import host_and_port, reason
 from ssmt_edge.network.crc64 import crc64
 from ssmt_edge.network.openigtlink import HEADER, NUMBER, PORT
 from ssmt_edge.packages import extra_of
-from ssmt_edge.sources import Frame
+from ssmt_edge.sources import Frame, without_credentials
 from ssmt_edge.sources.base import BaseSource
 from ssmt_edge.sources.live import Live
 
@@ -34,6 +34,9 @@ PATIENCE_S = 5.0
 """for a connection to be made"""
 LONGEST_GAP = 100_000
 """frames; a number that goes back, or ahead by more, starts a new count"""
+NAMED = 4
+"""devices that send something else are named, at most so many"""
+NOTHING = "it is connected, but the server sends nothing"
 LONGEST_PAUSE_S = 3600.0
 """between two frames; time stamps further apart mean that the sender's clock was set"""
 
@@ -47,12 +50,13 @@ def open_uri(uri: str) -> Live:
     """
     _pyigtl()
     host, port = host_and_port(uri, PORT, SourceError)
+    name = without_credentials(uri)
     options = parse_qs(urlsplit(uri).query)
     device = options.pop("device", [None])[0]
     if options:
-        raise SourceError(f"{uri}: unknown option {next(iter(options))!r}, expected device=NAME")
-    sender = Sender(uri, host, port, device, chosen=device is not None)
-    return Live(uri, lambda: IgtlConnection(sender))
+        raise SourceError(f"{name}: unknown option {next(iter(options))!r}, expected device=NAME")
+    sender = Sender(name, host, port, device, chosen=device is not None)
+    return Live(name, lambda: IgtlConnection(sender))
 
 
 class Numbering:
@@ -128,6 +132,8 @@ class IgtlConnection(BaseSource):
         super().__init__(sender.uri)
         self.counts: Counter[str] = Counter()
         """what was left out -> how often"""
+        self.waiting = NOTHING
+        self._others: dict[str, None] = {}  # what the server sent since the last frame and is no frame, each once
         self._sender = sender
         self._missed = 0
         self._closed = False
@@ -155,6 +161,8 @@ class IgtlConnection(BaseSource):
                 self._sender.device = message.device_name
                 index = self._sender.numbering.index(_number(message.metadata), self._missed)
                 self._missed = 0
+                self._others.clear()
+                self.waiting = NOTHING
                 yield Frame(index, clock.t_ms(message.timestamp), pixels, _spacing(message.ijk_to_world_matrix))
         except (OSError, EOFError) as error:
             if not self._closed:
@@ -166,12 +174,13 @@ class IgtlConnection(BaseSource):
         Raises EOFError at the end of the connection.
         """
         header = bytes(self._bytes(HEADER.size))
-        _, kind, _, _, _, size, crc = HEADER.unpack(header)
+        _, kind, device, _, _, size, crc = HEADER.unpack(header)
         name = kind.rstrip(b"\0 ")
         if size > LARGEST or not name.replace(b"_", b"").isalnum():
             raise SourceLost(f"{self.name}: what comes is no OpenIGTLink message (type {kind!r}, {size} bytes)")
         body = self._bytes(size)
         if name != b"IMAGE":
+            self._came(f"{_text(device)} ({_text(kind)})")
             return None
         message = _pyigtl().ImageMessage()
         try:
@@ -191,6 +200,7 @@ class IgtlConnection(BaseSource):
         except DataError as error:
             self._refuse(error)
         except Exception:  # whatever pyigtl makes of nonsense
+            self._came("damaged images")
             self._miss("damaged images left out")
         return None
 
@@ -198,7 +208,15 @@ class IgtlConnection(BaseSource):
         """Raises the error if every image is like that, so that somebody hears of it; else only leaves this one out."""
         if not self._sender.numbering.begun:
             raise error from None
+        self._came(str(error).removeprefix(f"{self.name} sends "))
         self._miss("images of another kind left out")
+
+    def _came(self, what: str) -> None:
+        """Something that is no frame; told when nothing else comes."""
+        if what not in self._others and len(self._others) <= NAMED:
+            self._others[what] = None
+            names = list(self._others)
+            self.waiting = f"this server sends {', '.join(names[:NAMED])}{' ...' if len(names) > NAMED else ''}"
 
     def _miss(self, what: str) -> None:
         self.counts[what] += 1
@@ -206,6 +224,8 @@ class IgtlConnection(BaseSource):
 
     def _wanted(self, device: str) -> bool:
         wanted = self._sender.device in (None, device)
+        if not wanted:
+            self._came(device)
         if not wanted and not self._sender.chosen:
             self.counts[f"images of devices other than {self._sender.device!r} left out; ?device=NAME chooses"] += 1
         return wanted
@@ -249,6 +269,12 @@ def _spacing(matrix: NDArray[Any]) -> tuple[float, float] | None:
     if not (math.isfinite(x) and math.isfinite(y) and x > 0 and y > 0):
         return None
     return None if abs(x - 1) < 1e-6 and abs(y - 1) < 1e-6 else (x, y)
+
+
+def _text(field: bytes) -> str:
+    """What a field of the header says, in characters that can be printed."""
+    text = field.rstrip(b"\0 ").decode("ascii", "replace")
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _number(metadata: dict[str, str]) -> int | None:

@@ -30,7 +30,7 @@ class Live(BaseSource):
     by this machine's clock while the source is gone.
 
     Two things that a connection may have: `notes`, and `counts` (what was left out -> how often), summed up over all
-    connections into one note each.
+    connections into one note each. Its `waiting` is this source's.
     """
 
     live = True
@@ -39,7 +39,7 @@ class Live(BaseSource):
         """Opens the first connection.
 
         Args:
-            name: for messages; without credentials.
+            name: for messages.
             open: makes a connection, or raises SourceError.
 
         Raises:
@@ -81,15 +81,23 @@ class Live(BaseSource):
                     sent, index = frame.index, frame.index + shift
                     t_ms, arrived = max(t_ms, frame.t_source_ms + later_ms), time.perf_counter()
                     yield replace(frame, index=index, t_source_ms=t_ms)
-                self.why = f"{self.name} ended"
+                self._because(f"{self.name} ended")
             except SourceError as error:
-                self.why = str(error)
+                self._because(str(error))
             finally:
                 connection.close()
                 self._remember(connection)
             if not self._closed.is_set():
                 self._enter("lost")
                 pause = self._connect_again(pause)
+
+    @property
+    def waiting(self) -> str:  # type: ignore[override]  # nobody sets it here
+        return getattr(self._connection, "waiting", "")
+
+    def _because(self, what: str) -> None:
+        if not self._closed.is_set():  # what `close` brings about is no loss
+            self.why = what if self.name in what else f"{self.name}: {what}"
 
     def _connect_again(self, pause: float) -> float:
         """Pauses and tries until there is a connection or `close` is called; returns the pause before the next try."""
@@ -122,7 +130,7 @@ class Live(BaseSource):
         for error in failures:
             if not isinstance(error, SourceError):
                 raise error
-            self.why = str(error)
+            self._because(str(error))
 
     def _enter(self, state: State) -> None:
         if state == self.state:

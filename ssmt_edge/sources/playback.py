@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ssmt_edge.errors import SourceError, UsageError
-from ssmt_edge.sources import ASSUMED_FPS, Frame, Source
+from ssmt_edge.sources import ASSUMED_FPS, Frame, Source, plausible_fps
 from ssmt_edge.sources.base import BaseSource
 
 
@@ -33,8 +33,8 @@ class Play:
         if isinstance(self.rate, str):
             if self.rate not in ("native", "max"):
                 raise UsageError(f"--rate is {self.rate!r}, expected native, max or frames a second")
-        elif not (math.isfinite(self.rate) and self.rate > 0):
-            raise UsageError(f"--rate is {self.rate:g} frames a second, expected more than 0")
+        elif not plausible_fps(self.rate):
+            raise UsageError(f"--rate is {self.rate:g} frames a second, expected 0.01 to 1000")
         if not (math.isfinite(self.start) and self.start >= 0):
             raise UsageError(f"--start is {self.start:g} s, expected 0 or more")
         if self.stop is not None and not self.stop > self.start:
@@ -84,10 +84,11 @@ class Playback(BaseSource):
             due_s = frame.t_source_ms / 1e3 if self._play.rate == "native" else 0.0
             if isinstance(self._play.rate, (int, float)):
                 due_s = count / self._play.rate
-            begun = time.perf_counter() - due_s if begun is None else begun
-            if self._closed.wait(max(0.0, begun + due_s - time.perf_counter())):
+            read = time.perf_counter()
+            begun = read - due_s if begun is None else begun
+            if self._closed.wait(max(0.0, begun + due_s - read)):
                 return
-            yield frame
+            yield replace(frame, waited_ms=(time.perf_counter() - read) * 1e3)
 
     def _frames(self) -> Iterator[Frame]:
         """The frames between start and stop, again and again if told so."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmt_edge.errors import SourceError, SourceLost
+from ssmt_edge.geometry import Roi
 from ssmt_edge.sources import Frame
 from ssmt_edge.sources.base import BaseSource
 
@@ -42,6 +43,10 @@ class Receiver(BaseSource, Generic[Raw]):
         super().__init__(name)
         self.counts: Counter[str] = Counter()
         """what was left out -> how often"""
+        self.spacing_mm: tuple[float, float] | None = None
+        """mm a pixel in x and y, > 0, of the frames from now on; set by `receive` or `pixels`, like `roi`"""
+        self.roi: Roi | None = None
+        """the 2D ultrasound region, where the sender tells it"""
         self._changed = threading.Condition()
         self._opened = False
         self._closed = False
@@ -53,6 +58,8 @@ class Receiver(BaseSource, Generic[Raw]):
 
     def receive(self, opened: Callable[[], None]) -> Iterator[tuple[float, Raw]]:
         """Opens the connection, calls `opened` when it stands, and yields every frame as (seconds by any clock, raw).
+
+        `fps`, if it is known, is set before `opened` is called.
 
         Runs in the thread and is closed there. Raises SourceError if it cannot be opened, SourceLost if it is gone.
         """
@@ -110,7 +117,7 @@ class Receiver(BaseSource, Generic[Raw]):
         while (item := self._next()) is not None:
             index, seconds, raw = item
             start = seconds if start is None else start
-            yield Frame(index, (seconds - start) * 1e3, self.pixels(raw))
+            yield Frame(index, (seconds - start) * 1e3, self.pixels(raw), self.spacing_mm, self.roi)
 
     def _next(self) -> tuple[int, float, Raw] | None:
         """The newest frame that has not been taken; None once closed."""

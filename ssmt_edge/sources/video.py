@@ -36,7 +36,7 @@ class VideoSource(BaseSource):
         self.path = path
         try:
             # FFmpeg takes "a:b.mp4" for a protocol
-            self._container = av.open(content or str(path.resolve()), mode="r")
+            self._container = av.open(content or str(path.resolve()), mode="r", metadata_errors="replace")
         except av.error.FFmpegError as error:
             raise SourceError(f"{path} is not a readable video ({error.strerror}); give a video file") from None
         # FFmpeg would also paint text files ("tty")
@@ -45,6 +45,9 @@ class VideoSource(BaseSource):
             raise SourceError(f"{path} has no video stream; give a video file")
         self._converter = VideoReformatter()
         self._stream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise SourceError(f"{path} holds video in a code that this FFmpeg does not know; convert it, e.g. to H.264")
         # the network needs the cores: one thread decodes fast enough beside it
         self._stream.codec_context.thread_count = 1
         rate = self._stream.average_rate

@@ -89,7 +89,6 @@ def _nodule(place: int, nodule: Nodule) -> dict[str, Any]:
         "unit": "mm" if in_mm else "px",
         "probability": nodule.probability,
         "lines": [nodule.long_line, nodule.short_line],
-        "box": nodule.bbox,
     }
 
 
@@ -115,8 +114,6 @@ def _stream(feed: Feed, fps: float | None, points: list[Point]) -> dict[str, Any
         "overruns": health.overruns if health else None,
         "threshold": segmenter.threshold if segmenter else None,
         "roi": None if newest is None else [newest.roi.x, newest.roi.y, newest.roi.width, newest.roi.height],
-        "roi_set": segmenter is not None and not isinstance(segmenter.roi, str),
-        "frame_size": None if newest is None else [newest.pixels.shape[1], newest.pixels.shape[0]],
         "spacing": None if newest is None else newest.spacing_mm,
         "mm_per_pixel": segmenter.mm_per_pixel if segmenter else None,
         "recording": _recording(feed),

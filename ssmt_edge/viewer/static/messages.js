@@ -1,4 +1,4 @@
-// What the user is told: short messages over the picture, and words for screen readers only.
+// What the user is told: short messages beside the picture, never over it, and words for screen readers only.
 
 import { byId } from "./hud.js";
 

@@ -139,15 +139,18 @@ export class Pane {
     to.lineWidth = thin;
   }
 
+  // at the right end of the diameters, or at their left end where it would leave the picture
   drawNumber(to, nodule, thin) {
-    const [x, y, width] = nodule.box;
     const size = thin * 9;
     const text = String(nodule.number);
     to.font = `600 ${size}px system-ui, sans-serif`;
     to.textBaseline = "middle";
     const wide = to.measureText(text).width + size * 0.6;
-    const left = Math.min(x + width + size * 0.3, this.header.size[0] - wide);
-    const middle = Math.max(y, size * 0.8);
+    const ends = nodule.lines.flat().sort((a, b) => a[0] - b[0]);
+    const [leftmost, rightmost] = [ends[0], ends.at(-1)];
+    const fits = rightmost[0] + size * 0.3 + wide <= this.header.size[0];
+    const left = fits ? rightmost[0] + size * 0.3 : Math.max(0, leftmost[0] - size * 0.3 - wide);
+    const middle = Math.min(Math.max((fits ? rightmost : leftmost)[1], size * 0.7), this.header.size[1] - size * 0.7);
     to.fillStyle = "#000b";
     to.fillRect(left, middle - size * 0.7, wide, size * 1.4);
     to.fillStyle = CONTOUR;
