@@ -132,6 +132,20 @@ def test_short_and_empty_runs(tmp_path: Path, results: list[Result]) -> None:
     assert "nan" not in html.lower().replace("nance", "") and "inf" not in re.sub(r"info?\w+", "", html.lower())
 
 
+def test_nodules_of_a_few_frames_are_folded_away(tmp_path: Path) -> None:
+    flash = [numbered(i, 25, identity=1, mm=0.0712345678) for i in range(2)]
+    steady = [numbered(i, 20, identity=2, mm=0.0712345678) for i in range(2, 8)]
+    more = [numbered(i, 10, identity=i, mm=0.0712345678) for i in range(8, 11)]
+    facts, html = reported(tmp_path, flash + steady + more)
+    assert len(facts["nodules"]) == 5 and facts["spacing_mm"] == [0.071235] * 2
+    Page(html)
+    (folded,) = re.findall("<details>.*?</details>", html, re.S)
+    assert "3 more, seen in fewer than 5 frames" in folded and folded.count("<tr><td>") == 3
+    assert html.count("<tr><td>") == 5, "the steady one, and the largest, whose picture is shown, are listed"
+    assert html.count("<polyline") == 2 and "<circle" not in html
+    assert "<details>" not in reported(tmp_path, steady)[1]
+
+
 def test_mm_come_before_px_and_a_mixed_curve_is_in_px(tmp_path: Path) -> None:
     facts, html = reported(tmp_path, [numbered(0, 30, mm=None), numbered(1, 10)])
     (nodule,) = facts["nodules"]

@@ -124,7 +124,7 @@ def test_a_page_gets_the_cut_picture_with_outline_and_measurements(stage: Stage)
     (nodule,) = header["nodules"]
     assert nodule["unit"] == "px" and nodule["long"] == pytest.approx(result.nodules[0].long_px, abs=1e-3)
     long, _ = nodule["lines"]
-    assert np.allclose(np.array(long) + (ROI.x, ROI.y), result.nodules[0].long_line, atol=1e-3)
+    assert np.allclose(np.array(long) + np.array((ROI.x, ROI.y)), result.nodules[0].long_line, atol=1e-3)
 
 
 def test_the_status_says_how_the_stream_does(stage: Stage) -> None:
@@ -400,8 +400,8 @@ def _until(items: Iterator[tuple[dict[str, Any], bytes]], last: int) -> Iterator
 
 
 def test_a_page_that_never_reads_slows_nobody_and_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "STALLED_S", 1.0)
-    monkeypatch.setattr("ssmt_edge.viewer.app.STALLED_S", 1.0)
+    monkeypatch.setattr(hub, "STALLED_S", 0.7)
+    monkeypatch.setattr("ssmt_edge.viewer.app.STALLED_S", 0.7)
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     hung = socket.create_connection(("127.0.0.1", stage.port))
     hung.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -414,17 +414,17 @@ def test_a_page_that_never_reads_slows_nobody_and_is_given_up(stage: Stage, monk
     spent = []
     with stage.page() as page:
         seen: list[int] = []
-        reader = threading.Thread(target=lambda: seen.extend(h["frame"] for h, _ in _until(pictures(page), 59)))
+        reader = threading.Thread(target=lambda: seen.extend(h["frame"] for h, _ in _until(pictures(page), 39)))
         reader.start()
         template = make_result(0, noise)
-        for index in range(60):
+        for index in range(40):
             result = replace(template, frame=index)
             started = time.perf_counter()
             stage.sink.write(result)
             spent.append(time.perf_counter() - started)
             time.sleep(0.04)
         reader.join(5)
-        assert seen[-1] == 59 and len(seen) >= 25, "the other page goes on, also on a busy machine"
+        assert seen[-1] == 39 and len(seen) >= 17, "the other page goes on, also on a busy machine"
         wait_until(lambda: len(stage.viewer._hub.pages) == 1)
     hung.close()
     assert sorted(spent)[len(spent) // 2] < 1e-3, "what the pipeline pays is not the encoding, which takes several ms"

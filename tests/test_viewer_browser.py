@@ -43,11 +43,11 @@ pytestmark = [
 
 Page = Any
 ROI = Roi(40, 20, 80, 60)
-RATE = 20
+RATE = 10
 
 
 class Probe:
-    """A viewer with one stream: a wandering disc, 20 times a second, until paused; cut to ROI."""
+    """A viewer with one stream: a wandering disc, 10 times a second, until paused; cut to ROI."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,6 +85,10 @@ class Probe:
             self.folder.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopped.is_set()
+
     def stop(self) -> None:
         self._stopped.set()
         self.running.set()
@@ -93,10 +97,11 @@ class Probe:
 
 
 @pytest.fixture(scope="module")
-def probe_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
-    probe = Probe(tmp_path_factory.mktemp("viewer") / "kept")
-    yield probe
-    probe.stop()
+def probes() -> Iterator[list[Probe]]:
+    """The one that all tests share, last; another one after a test that stopped it."""
+    probes: list[Probe] = []
+    yield probes
+    probes[-1].stop()
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +115,11 @@ def page_of_all() -> Iterator[Page]:
 
 
 @pytest.fixture
-def probe(probe_of_all: Probe) -> Probe:
-    probe_of_all.reset()
-    return probe_of_all
+def probe(probes: list[Probe], tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    if not probes or probes[-1].stopped:
+        probes.append(Probe(tmp_path_factory.mktemp("viewer") / "kept"))
+    probes[-1].reset()
+    return probes[-1]
 
 
 @pytest.fixture
@@ -126,7 +133,7 @@ def page(page_of_all: Page, probe: Probe) -> Iterator[Page]:
         "console": lambda said: errors.append(said.text) if said.type == "error" else None,
         "request": lambda request: addresses.append(request.url),
     }
-    page.set_viewport_size({"width": 1280, "height": 800})
+    page.set_viewport_size({"width": 900, "height": 600})
     for name, listener in listeners.items():
         page.on(name, listener)
     show(page, probe)
@@ -187,7 +194,7 @@ def wait_until(true: Any, seconds: float = 10.0) -> None:
 
 def test_the_page_shows_the_stream_and_freezes_it(page: Page) -> None:
     assert "Research use only" in text(page, "header")
-    until(page, "Math.abs(Number(document.querySelector('#fps').textContent) - 20) < 8")
+    until(page, "Math.abs(Number(document.querySelector('#fps').textContent) - 10) < 4")
     assert text(page, "#p50") == "12.5" and text(page, "#dropped") == "0"
     assert re.search(r"1\s+4\d . 4\d px", text(page, "#nodules"))
     screen = cv2.imdecode(np.frombuffer(page.screenshot(clip=page.locator(".pane").bounding_box()), np.uint8), 0)
@@ -203,13 +210,17 @@ def test_the_page_shows_the_stream_and_freezes_it(page: Page) -> None:
     time.sleep(1.2)
     assert (seen(page) == frozen).all(), "the picture stands still"
     assert points and "no new frame" not in text(page, "#stage").lower(), "frozen on purpose is not stale"
-    assert text(page, "#state") == "running" and float(text(page, "#fps")) > 5, "the numbers go on"
+    assert text(page, "#state") == "running" and float(text(page, "#fps")) > 3, "the numbers go on"
     page.locator("#freeze").click()
     time.sleep(0.3)
     assert (seen(page) != frozen).any() and not page.locator(".badge").is_visible()
 
 
 def test_opacity_contour_and_threshold(page: Page, probe: Probe) -> None:
+    probe.segmenter.threshold = 0.8  # set by another page
+    until(page, "document.querySelector('#threshold-value').textContent === '80 %'")
+    probe.segmenter.threshold = 0.5
+    until(page, "document.querySelector('#threshold-value').textContent === '50 %'")
     page.keyboard.press("f")
     time.sleep(0.2)
     tinted = seen(page)
@@ -230,8 +241,6 @@ def test_opacity_contour_and_threshold(page: Page, probe: Probe) -> None:
     page.locator("body").click(position={"x": 5, "y": 5})
     page.keyboard.press(",")
     wait_until(lambda: abs(probe.segmenter.threshold - 0.54) < 1e-6)
-    probe.segmenter.threshold = 0.8  # set by another page
-    until(page, "document.querySelector('#threshold-value').textContent === '80 %'")
 
 
 def test_a_snapshot_of_the_frozen_frame_is_saved_and_offered(page: Page, probe: Probe) -> None:
@@ -264,7 +273,7 @@ def test_recording_from_the_page(page: Page, probe: Probe) -> None:
     until(page, "document.querySelector('.message.error')?.textContent.includes('cannot be written')")
 
 
-def test_region_by_mouse_in_frame_pixels(page: Page, probe: Probe) -> None:
+def test_region_and_scale_by_mouse_and_by_keyboard(page: Page, probe: Probe) -> None:
     page.keyboard.press("g")
     page.locator("#roi-panel").wait_for()
     drag(page, (10, 12), (60, 48))
@@ -276,9 +285,7 @@ def test_region_by_mouse_in_frame_pixels(page: Page, probe: Probe) -> None:
     page.locator("#roi-panel").wait_for(state="hidden")
     page.keyboard.press("a")
     wait_until(lambda: probe.segmenter.roi == "auto")
-
-
-def test_region_and_scale_by_keyboard(page: Page, probe: Probe) -> None:
+    time.sleep(0.3)  # the picture of the whole region is on its way
     page.keyboard.press("g")
     page.locator("#roi-panel").wait_for()
     for key in ("ArrowLeft", "ArrowUp", "Enter", "ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "Enter"):
@@ -294,9 +301,7 @@ def test_region_and_scale_by_keyboard(page: Page, probe: Probe) -> None:
     page.keyboard.press("Enter")
     wait_until(lambda: probe.segmenter.mm_per_pixel == 0.05)
     until(page, "document.querySelector('#spacing').textContent === '0.0500 mm per pixel (set)'")
-
-
-def test_scale_by_a_line_of_known_length(page: Page, probe: Probe) -> None:
+    probe.segmenter.mm_per_pixel = None
     page.locator("#scale").click()
     drag(page, (10, 10), (50, 40))  # 50 pixels long
     page.locator("#scale-length").fill("10")
@@ -312,7 +317,7 @@ def test_scale_by_a_line_of_known_length(page: Page, probe: Probe) -> None:
     wait_until(lambda: probe.segmenter.mm_per_pixel is None)
 
 
-def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe, tmp_path: Path) -> None:
+def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe) -> None:
     warning = page.locator(".pane .warning")
     assert not warning.is_visible()
     probe.running.clear()
@@ -324,14 +329,12 @@ def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe, t
     probe.health.state = "running"
     probe.running.set()
     until(page, "document.querySelector('.warning').hidden")
-    other = Probe(tmp_path)
-    show(page, other)
-    other.stop()
+    probe.stop()
     until(page, "/No connection to ssmt-edge for/.test(document.querySelector('.warning').textContent)")
     assert warning.is_visible() and text(page, "#state") == "no connection to ssmt-edge"
 
 
-def test_every_control_is_reached_by_tab_and_shown_with_a_name(page: Page) -> None:
+def test_every_control_is_reached_by_tab_and_named_and_readable(page: Page) -> None:
     wanted = set(page.evaluate(CONTROLS))
     page.locator("body").click(position={"x": 2, "y": 2})
     reached, unnamed, unseen = set(), [], []
@@ -344,9 +347,7 @@ def test_every_control_is_reached_by_tab_and_shown_with_a_name(page: Page) -> No
         unnamed += [] if said[1] else [said[0]]
         unseen += [] if said[2] else [said[0]]
     assert wanted <= reached and not unnamed and not unseen
-
-
-def test_help_theme_and_contrast(page: Page) -> None:
+    page.locator("body").click(position={"x": 2, "y": 2})
     page.keyboard.press("?")
     assert "freeze the picture" in text(page, "#help")
     page.get_by_label("single-key shortcuts are on").uncheck()
@@ -409,12 +410,15 @@ def overlap(a: list[float], b: list[float]) -> bool:
     return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
 
 
-@pytest.mark.parametrize(("width", "height"), [(1280, 800), (800, 1280), (1920, 1080), (900, 600), (420, 800)])
-def test_the_picture_is_large_and_nothing_covers_it(page: Page, width: int, height: int) -> None:
-    page.set_viewport_size({"width": width, "height": height})
+def test_the_picture_is_large_and_nothing_covers_it(page: Page) -> None:
     page.keyboard.press("s")
     page.locator(".message").wait_for()
-    time.sleep(0.1)
+    for width, height in ((1280, 800), (800, 1280), (1920, 1080), (900, 600), (420, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        check_layout(page, width, height)
+
+
+def check_layout(page: Page, width: int, height: int) -> None:
     roomy = width * height >= 1280 * 800
     first = [".research", ".pane", ".pane canvas", "#freeze", "#scale", "#fps", ".message"]
     for place, box in boxes(page, *first, *(["#chart", "#threshold", "#diameters"] if roomy else [])).items():

@@ -10,8 +10,6 @@ from typing import Annotated
 
 import typer
 
-from ssmt_edge.cli.terminal import say
-
 
 def simulate(
     source: Annotated[str, typer.Argument(help="Video file, DICOM file, folder of images, or a URI.")],
@@ -33,6 +31,7 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was sent as JSON.")] = False,
 ) -> None:
     """Play any source as a live probe, for trying out `run` without a scanner."""
+    from ssmt_edge.cli.terminal import say
     from ssmt_edge.simulate import open_probe
     from ssmt_edge.simulate.play import play, rate_of
     from ssmt_edge.sources import open_source

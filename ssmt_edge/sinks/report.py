@@ -76,7 +76,7 @@ class ReportSink(BaseSink):
                 "threshold": round(segmenter.threshold, 4),
             },
             "size_px": summary.size,
-            "spacing_mm": summary.spacing_mm,
+            "spacing_mm": summary.spacing_mm and [round(mm, 6) for mm in summary.spacing_mm],
             "t_source_ms": {"first": _rounded(summary.first_ms), "last": _rounded(summary.last_ms)},
             "frames": summary.frames,
             "frames_with_nodule": summary.with_nodule,

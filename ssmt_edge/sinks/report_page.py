@@ -127,7 +127,7 @@ def _nodules(facts: dict[str, Any]) -> str:
 
 
 def _apart(nodules: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Those that are listed, and those seen in fewer than FEW frames; the largest, whose picture is shown, is listed."""
+    """Those listed, and those seen in fewer than FEW frames; the largest, whose picture is shown, is always listed."""
     listed = [nodule for i, nodule in enumerate(nodules) if i == 0 or nodule["frames"] >= FEW]
     fleeting = [nodule for nodule in nodules[1:] if nodule["frames"] < FEW]
     return listed, fleeting
