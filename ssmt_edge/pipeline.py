@@ -48,7 +48,7 @@ SILENT_S = 5.0
 """a live source without frames, or a sink that is stuck, is told of after so long"""
 
 SOURCE_CLOSE_S = 5.0
-"""time that a live source's thread has to end"""
+"""a source that does not end within this time of being told to is left behind"""
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,26 @@ class Run:
         )
         self._stopping = threading.Event()
         self._over = threading.Event()
+        self._captured: list[Channel[Job]] = []
+        self._starting = threading.Lock()
+        self._leaving = threading.Timer(SOURCE_CLOSE_S, self._leave_sources)
+        self._leaving.daemon = True
         self._late_told = 0.0
 
     def stop(self) -> None:
         """No further frames are captured; what is under way is finished. May be called from another thread."""
-        self._stopping.set()
+        with self._starting:
+            if not self._stopping.is_set():
+                self._stopping.set()
+                self._leaving.start()
         for one in self.streams:
             if one.source is not None:
                 one.source.interrupt()
+
+    def _leave_sources(self) -> None:
+        """Takes nothing more from sources that hang."""
+        for channel in self._captured:
+            channel.end()
 
     def results(self) -> Generator[Result, None, None]:
         """The results, in order; see `stream`. UsageError when asked for a second time."""
@@ -184,7 +196,7 @@ class Run:
             cv2.setNumThreads(1)
             for one in self.streams:
                 self._open(one, opened)
-            steps, captured, results = self._steps()
+            steps, results = self._steps()
             outlets = [outlet for one in self.streams for outlet in one.outlets]
             cause: BaseException | None = None
             try:
@@ -199,32 +211,23 @@ class Run:
                 cause = error
                 raise
             finally:
-                self._finish(steps, captured, results, outlets)
+                self._finish(steps, results, outlets)
                 if cause is None:
                     _raise_first(steps, outlets)
 
-    def _finish(
-        self,
-        steps: Sequence[Step],
-        captured: Sequence[Channel[Job]],
-        results: Channel[Result],
-        outlets: Sequence[Outlet],
-    ) -> None:
+    def _finish(self, steps: Sequence[Step], results: Channel[Result], outlets: Sequence[Outlet]) -> None:
         """Lets what was captured go through to the sinks, and these complete their files."""
         results.discard()
         self.stop()
         for outlet in outlets:
             outlet.hurry()
         started = [step for step in steps if step.ident is not None]
-        give_up = time.perf_counter() + SOURCE_CLOSE_S
-        for step in started:
-            if step.name == "ssmt-capture":
-                step.join(max(0.0, give_up - time.perf_counter()))
-        for channel in captured:  # of a source that hangs: nothing more is taken from it
-            channel.end()
         for step in started:
             if step.name != "ssmt-capture":
                 step.join()
+        self._leaving.cancel()
+        for step in started:
+            step.join(1.0)  # a source that hangs keeps its thread
         for outlet in outlets:
             outlet.end()
         begun = time.perf_counter()
@@ -284,10 +287,10 @@ class Run:
             opened.callback(outlet.close_unstarted)
             one.outlets.append(outlet)
 
-    def _steps(self) -> tuple[list[Step], list[Channel[Job]], Channel[Result]]:
+    def _steps(self) -> tuple[list[Step], Channel[Result]]:
         live = [one.source is not None and one.source.live for one in self.streams]
         size, changed = self._options.queue_size, threading.Condition()
-        captured = [Channel[Job](1 if now else size, newest=now) for now in live]
+        captured = self._captured = [Channel[Job](1 if now else size, newest=now) for now in live]
         prepared = [Channel[Job](1 if now else size, newest=now, changed=changed) for now in live]
         inferred = [Channel[Job](1 if now else size, changed=changed) for now in live]
         results = Channel[Result](size, newest=all(live), senders=len(live))
@@ -316,7 +319,7 @@ class Run:
                 Step("postprocess", done, (results.put, results.offer)[live[i]], [inferred[i]], [results], self.stop),
             ]
         steps.append(Step("infer", infer(), deliver, prepared, inferred, self.stop))
-        return steps, captured, results
+        return steps, results
 
     def _capture(self, one: Stream) -> Iterator[Job]:
         assert one.source is not None

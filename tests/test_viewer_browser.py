@@ -321,16 +321,16 @@ def test_an_old_picture_is_never_taken_for_a_new_one(page: Page, probe: Probe) -
     warning = page.locator(".pane .warning")
     assert not warning.is_visible()
     probe.running.clear()
-    until(page, "/No new frame for \\d/.test(document.querySelector('.warning').textContent)")
+    until(page, "/No new frame for \\d/.test(document.querySelector('.warning:not([hidden])')?.textContent)")
     assert warning.is_visible() and text(page, "#state") == "no new frames"
     assert "Warning" in text(page, "#said")
     probe.health.state = "lost"
-    until(page, "/Source lost for/.test(document.querySelector('.warning').textContent)")
+    until(page, "/Source lost for/.test(document.querySelector('.warning:not([hidden])')?.textContent)")
     probe.health.state = "running"
     probe.running.set()
     until(page, "document.querySelector('.warning').hidden")
     probe.stop()
-    until(page, "/No connection to ssmt-edge for/.test(document.querySelector('.warning').textContent)")
+    until(page, "/No connection to ssmt-edge for/.test(document.querySelector('.warning:not([hidden])')?.textContent)")
     assert warning.is_visible() and text(page, "#state") == "no connection to ssmt-edge"
 
 

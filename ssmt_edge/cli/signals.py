@@ -57,4 +57,5 @@ def interruptible() -> Iterator[Signals]:
         raise typer.Exit(128 + signals.first) from None
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # once ended, the process only has to get out: a signal that comes twice must not change its exit code
+            signal.signal(number, handler if signals.first is None else signal.SIG_IGN)
