@@ -1,6 +1,6 @@
 """What the pipeline costs: frames a second of `run` against a bare loop of `infer`, on the same frames and threads.
 
-    python -m benchmarks.stream ENGINE SOURCE [--frames 300] [--rounds 7] [--threads N]
+    python -m benchmarks.stream ENGINE SOURCE [--frames 1000] [--rounds 7] [--threads N]
 
 Both take the same file. The bare loop gets network inputs that were prepared before; the run decodes, prepares, infers,
 measures and writes records. Rounds alternate, so that both see the same machine.
@@ -21,9 +21,8 @@ import typer
 from benchmarks.compare import ratio
 from benchmarks.measure import warm_up
 from benchmarks.report import markdown_table
-from engines import open_engine
 from ssmt_edge.pipeline import stream
-from ssmt_edge.segment import Job, Segmenter
+from ssmt_edge.segment import Job, load
 from ssmt_edge.sources import Frame, Source, open_source
 from ssmt_edge.sources.base import BaseSource
 from ssmt_edge.sources.playback import Play
@@ -32,13 +31,13 @@ from ssmt_edge.sources.playback import Play
 def main(
     engine: Path,
     source: str,
-    frames: Annotated[int, typer.Option(min=20)] = 300,
+    frames: Annotated[int, typer.Option(min=20)] = 1000,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
     """Frames a second of the pipeline against a bare loop of `infer`."""
-    with open_engine(engine, threads) as opened, tempfile.TemporaryDirectory() as folder:
-        segmenter = Segmenter(opened)
+    with load(engine, threads) as segmenter, tempfile.TemporaryDirectory() as folder:
+        opened = segmenter.engine
         with open_source(source, Play(loop=True)) as looped:
             jobs = (Job(frame, 0.0, {}) for frame in looped)
             prepared = map(segmenter.preprocess, islice(segmenter.locate(jobs), frames))

@@ -121,6 +121,8 @@ class Stream:
     outlets: list[Outlet] = field(default_factory=list)
     first: int | None = None
     """index of the first frame captured"""
+    hangs: bool = False
+    """the source did not let go of the thread that reads it"""
 
 
 class Run:
@@ -223,11 +225,13 @@ class Run:
             outlet.hurry()
         started = [step for step in steps if step.ident is not None]
         for step in started:
-            if step.name != "ssmt-capture":
+            if not step.name.startswith("ssmt-capture"):
                 step.join()
         self._leaving.cancel()
         for step in started:
-            step.join(1.0)  # a source that hangs keeps its thread
+            step.join(1.0)
+        for one in self.streams:
+            one.hangs = any(step.is_alive() for step in started if step.name == f"ssmt-capture-{one.number}")
         for outlet in outlets:
             outlet.end()
         begun = time.perf_counter()
@@ -268,7 +272,7 @@ class Run:
 
     def _open(self, one: Stream, opened: ExitStack) -> None:
         source = one.source = open_source(one.given) if isinstance(one.given, str) else one.given
-        opened.callback(source.close)
+        opened.callback(lambda: None if one.hangs else source.close())  # not under a thread that reads from it
         source.on_state = lambda state: self._source_is(one, state)
         options = self._options
         context = SinkContext(
@@ -313,7 +317,7 @@ class Run:
             ready = map(one.segmenter.preprocess, one.segmenter.locate(captured[i], newest=live[i]))
             done = self._results(one, inferred[i])
             steps += [
-                Step("capture", self._capture(one), captured[i].put, [], [captured[i]], self.stop),
+                Step(f"capture-{i}", self._capture(one), captured[i].put, [], [captured[i]], self.stop),
                 Step("preprocess", ready, prepared[i].put, [captured[i]], [prepared[i]], self.stop),
                 # a caller slower than a live stream loses some of its results, but none of a file's
                 Step("postprocess", done, (results.put, results.offer)[live[i]], [inferred[i]], [results], self.stop),

@@ -314,7 +314,8 @@ def load(
 
     Args:
         path: folder that `build-engine` wrote.
-        threads: CPU threads of the engine; None leaves the choice to the backend.
+        threads: CPU threads of the engine. None: a core each but one, which is left to the other steps of a stream: with
+            none free the engine waits for its own thread that another step has displaced (docs/live.md has figures).
         roi, mm_per_pixel, threshold: see `Segmenter`.
 
     Raises:
@@ -324,7 +325,8 @@ def load(
     """
     with needs("engines"):
         from engines import open_engine
-    return Segmenter(open_engine(Path(path), threads), roi, mm_per_pixel, threshold)
+        from engines.device import physical_cores
+    return Segmenter(open_engine(Path(path), threads or max(1, physical_cores() - 1)), roi, mm_per_pixel, threshold)
 
 
 def infer_together(engine: Engine, jobs: Sequence[Job]) -> None:
