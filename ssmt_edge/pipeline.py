@@ -12,6 +12,7 @@ end's cause goes on to the sinks, which then complete their files.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -43,6 +44,9 @@ SinkChoice = str | Path | Sink | Callable[[SinkContext], Sink]
 
 WARN_EVERY_S = 10.0
 """late results are told of at most so often"""
+
+SWITCH_S = 0.0005
+"""Python's own is 0.005: a good part of a frame's time"""
 
 SILENT_S = 5.0
 """a live source without frames, or a sink that is stuck, is told of after so long"""
@@ -196,6 +200,9 @@ class Run:
             # the steps already run side by side: a pool of threads in each costs more than it brings
             opened.callback(cv2.setNumThreads, cv2.getNumThreads())
             cv2.setNumThreads(1)
+            # the engine's thread wants the interpreter back after every frame: others yield it within this time
+            opened.callback(sys.setswitchinterval, sys.getswitchinterval())
+            sys.setswitchinterval(SWITCH_S)
             for one in self.streams:
                 self._open(one, opened)
             steps, results = self._steps()

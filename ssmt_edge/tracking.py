@@ -185,11 +185,6 @@ class Largest:
             for extent in sorted(kept.values(), key=lambda e: (-e.long, e.identity))
         ]
 
-    @property
-    def overall(self) -> Extent | None:
-        """The largest of all: in mm if any was measured in mm; None before the first nodule."""
-        return next(iter(self.table()), None)
-
 
 def _extent(frame: int, nodule: Nodule) -> Extent:
     if nodule.identity is None:

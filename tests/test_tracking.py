@@ -120,11 +120,10 @@ def test_memory_is_bounded_under_noise() -> None:
 
 def test_the_largest_frame_of_each_nodule_and_of_all() -> None:
     tracker, largest = Tracker(), Largest()
-    assert largest.overall is None and largest.table() == []
+    assert largest.table() == []
     for t, (one, other) in enumerate([(10, 20), (14, 25), (18, 22), (12, 20)]):
         largest.update(10 + t, tracker.update(seen((80, 120, one), (220, 120, other), spacing=(0.1, 0.1))))
     assert [(e.identity, e.frame, e.unit) for e in largest.table()] == [(1, 11, "mm"), (2, 12, "mm")]
-    assert largest.overall == largest.table()[0]
     assert largest.table()[0].long == pytest.approx(5.0, abs=0.15)
     assert largest.table()[0].short == pytest.approx(5.0, abs=0.15)
 
@@ -132,11 +131,10 @@ def test_the_largest_frame_of_each_nodule_and_of_all() -> None:
 def test_millimetres_and_pixels_are_never_compared() -> None:
     tracker, largest = Tracker(), Largest()
     largest.update(0, tracker.update(seen((80, 120, 30))))
-    assert largest.overall is not None and largest.overall.unit == "px"
+    assert largest.table()[0].unit == "px"
     largest.update(1, tracker.update(seen((80, 120, 20), spacing=(0.1, 0.1))))
     largest.update(2, tracker.update(seen((80, 120, 35))))
     assert [(e.identity, e.frame, e.unit) for e in largest.table()] == [(1, 1, "mm"), (1, 2, "px")]
-    assert largest.overall == largest.table()[0]
 
 
 def test_the_smallest_fall_out_of_a_full_table() -> None:
