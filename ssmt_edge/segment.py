@@ -314,7 +314,7 @@ def load(
 
     Args:
         path: folder that `build-engine` wrote.
-        threads: CPU threads of the engine. None: a core each but one, which is left to the other steps of a stream; with
+        threads: CPU threads of the engine. None: a core each but one, left to the other steps of a stream; with
             none free the engine waits for that of its threads which another step has displaced.
         roi, mm_per_pixel, threshold: see `Segmenter`.
 
