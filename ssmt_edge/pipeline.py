@@ -365,7 +365,8 @@ class Run:
             result.dropped_before = result.frame - expected
             expected = result.frame + 1
             if health.done == 0 and isinstance(one.segmenter.roi, Roi) and one.segmenter.roi != result.roi:
-                self._tell(f"{self._name(one)}: the region reaches out of the frame; it is cut to {result.roi}")
+                cut = f"{result.roi.x},{result.roi.y},{result.roi.width},{result.roi.height}"
+                self._tell(f"note: {self._name(one)}: the region reaches out of the frame and is cut to {cut}")
             health.add(result.latency_ms, result.stages_ms, result.dropped_before, bool(result.nodules))
             self._check_latency(one, result)
             for outlet in one.outlets:
