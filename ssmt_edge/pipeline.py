@@ -35,6 +35,7 @@ from ssmt_edge.sinks.places import numbered, refuse_overwriting
 from ssmt_edge.sinks.unfinished import leftovers
 from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import Engine
+from ssmt_edge.watch import Watch
 
 if TYPE_CHECKING:
     from ssmt_edge.overlay import Overlay
@@ -47,9 +48,6 @@ WARN_EVERY_S = 10.0
 
 SWITCH_S = 0.0005
 """Python's own is 0.005: a good part of a frame's time"""
-
-SILENT_S = 5.0
-"""a live source without frames, or a sink that is stuck, is told of after so long"""
 
 SOURCE_CLOSE_S = 5.0
 """a source that does not end within this time of being told to is left behind"""
@@ -127,6 +125,10 @@ class Stream:
     """index of the first frame captured"""
     hangs: bool = False
     """the source did not let go of the thread that reads it"""
+
+    @property
+    def name(self) -> str:
+        return self.source.name if self.source is not None else str(self.given)
 
 
 class Run:
@@ -212,7 +214,7 @@ class Run:
                 for thread in (*outlets, *steps):
                     thread.start()
                 if any(one.source is not None and one.source.live for one in self.streams):
-                    threading.Thread(target=self._watch, name="ssmt-watch", daemon=True).start()
+                    Watch(self.streams, self._over, self._tell).start()
                 yield from results
             except GeneratorExit:
                 raise
@@ -247,30 +249,6 @@ class Run:
         self._over.set()
         for one in self.streams:
             one.health.state = "ended"
-
-    def _watch(self) -> None:
-        """Tells of what is silent: a live source without frames, a sink that is stuck. Once until it moves again."""
-        told: set[int] = set()
-        while not self._over.wait(1.0):
-            now = time.perf_counter()
-            for one in self.streams:
-                if one.source is None or not one.source.live:
-                    continue
-                silent = now - one.health.last_capture > SILENT_S and one.health.state == "running"
-                why = getattr(one.source, "waiting", "")
-                line = f"{self._name(one)}: no frame for {SILENT_S:.0f} s" + (f"; {why}" if why else "")
-                self._tell_once(told, id(one), silent, line)
-                for outlet in one.outlets:
-                    stuck = outlet.busy_since is not None and now - outlet.busy_since > SILENT_S
-                    line = f"{outlet.sink_name} has taken no frame for {SILENT_S:.0f} s; the run does not wait for it"
-                    self._tell_once(told, id(outlet), stuck, line)
-
-    def _tell_once(self, told: set[int], key: int, wrong: bool, line: str) -> None:
-        if wrong and key not in told:
-            told.add(key)
-            self._tell(line)
-        elif not wrong:
-            told.discard(key)
 
     def _tell(self, line: str) -> None:
         if self._teller is not None:
@@ -366,7 +344,7 @@ class Run:
             expected = result.frame + 1
             if health.done == 0 and isinstance(one.segmenter.roi, Roi) and one.segmenter.roi != result.roi:
                 cut = f"{result.roi.x},{result.roi.y},{result.roi.width},{result.roi.height}"
-                self._tell(f"note: {self._name(one)}: the region reaches out of the frame and is cut to {cut}")
+                self._tell(f"note: {one.name}: the region reaches out of the frame and is cut to {cut}")
             health.add(result.latency_ms, result.stages_ms, result.dropped_before, bool(result.nodules))
             self._check_latency(one, result)
             for outlet in one.outlets:
@@ -381,17 +359,14 @@ class Run:
         if time.perf_counter() - self._late_told > WARN_EVERY_S:
             self._late_told = time.perf_counter()
             self._tell(
-                f"{self._name(one)}: frame {result.frame} took {result.latency_ms:.0f} ms, more than {limit:g} ms "
+                f"{one.name}: frame {result.frame} took {result.latency_ms:.0f} ms, more than {limit:g} ms "
                 f"({health.overruns} of {health.done} frames so far)"
             )
 
     def _source_is(self, one: Stream, state: str) -> None:
         one.health.state = "lost" if state == "lost" else "running"
-        lost = getattr(one.source, "why", "") or f"{self._name(one)} is lost"
-        self._tell(f"{lost}; trying to reach it again" if state == "lost" else f"{self._name(one)} is back")
-
-    def _name(self, one: Stream) -> str:
-        return one.source.name if one.source is not None else str(one.given)
+        lost = getattr(one.source, "why", "") or f"{one.name} is lost"
+        self._tell(f"{lost}; trying to reach it again" if state == "lost" else f"{one.name} is back")
 
     def _sink_failed(self, outlet: Outlet) -> None:
         self._tell(str(outlet.failure))

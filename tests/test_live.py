@@ -325,7 +325,7 @@ def test_spacing_that_cannot_be_gives_no_millimetres(spacing: tuple[float, float
 
 
 def test_a_silent_source_is_told_of_and_a_broken_terminal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssmt_edge.pipeline.SILENT_S", 0.5)
+    monkeypatch.setattr("ssmt_edge.watch.SILENT_S", 0.5)
     told: list[str] = []
 
     def tell(line: str) -> None:

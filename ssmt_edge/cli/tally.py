@@ -102,7 +102,7 @@ class Tally:
         health = one.health
         times = {**health.stages, "latency": health.latency}
         return {
-            "source": one.source.name if one.source else str(one.given),
+            "source": one.name,
             "live": bool(one.source and one.source.live),
             "frames": health.done,
             "frames_with_nodule": health.with_nodule,
