@@ -15,20 +15,8 @@ PACKAGES = ("ssmt_edge", "trainer", "engines", "benchmarks")
 TORCH = {"torch", "lightning", "pytorch_lightning", "monai", "transformers"}
 BANNED = {"torchvision", "timm", "segmentation_models_pytorch"}
 # the parts of ssmt_edge above the core: streams, and the command line on top of them
-RUNTIME = {
-    "load",
-    "stream",
-    "pipeline",
-    "channels",
-    "outlet",
-    "watch",
-    "health",
-    "segment",
-    "sources",
-    "sinks",
-    "overlay",
-}
-RUNTIME |= {"network", "simulate", "viewer"}
+RUNTIME = {"load", "stream", "pipeline", "channels", "outlet", "watch", "health", "segment"}
+RUNTIME |= {"sources", "sinks", "overlay", "network", "simulate", "viewer"}
 CLI = {"cli"}
 
 
