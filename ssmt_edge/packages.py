@@ -29,6 +29,7 @@ EXTRAS = {
     "openvino": "openvino",
     "pyigtl": "igtl",
     "fastapi": "view",
+    "starlette": "view",
     "uvicorn": "view",
     "websockets": "view",
     "highdicom": "seg",

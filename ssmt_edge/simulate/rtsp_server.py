@@ -10,6 +10,7 @@ Exit code MISSING: no bindings, or a plugin is not installed.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
@@ -93,4 +94,5 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    # at once: while Python takes itself down GStreamer's threads may still call into it, and the process crashes
+    os._exit(main(*sys.argv[1:]))
