@@ -97,11 +97,10 @@ def _open(uri: str, play: Play, only_files: bool) -> Source:
     from dataclasses import replace
 
     from ssmt_edge.sources import open_source
-    from ssmt_edge.sources.playback import Play
 
     if only_files and "://" in uri and not uri.startswith("file://"):
         play = replace(play, rate="max")
-    return open_source(uri, play if play != Play() else None)
+    return open_source(uri, play)
 
 
 @contextmanager

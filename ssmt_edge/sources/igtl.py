@@ -6,7 +6,6 @@ overwrites it.
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from ssmt_edge.network.addresses import host_and_port, reason
 from ssmt_edge.network.crc64 import crc64
 from ssmt_edge.network.openigtlink import HEADER, NUMBER, PORT
 from ssmt_edge.packages import extra_of
-from ssmt_edge.sources import Frame, without_credentials
+from ssmt_edge.sources import Frame, known_spacing, without_credentials
 from ssmt_edge.sources.base import BaseSource
 from ssmt_edge.sources.live import Live
 
@@ -266,9 +265,7 @@ def _spacing(matrix: NDArray[Any]) -> tuple[float, float] | None:
     put there, and no ultrasound has pixels of a millimetre.
     """
     x, y = (float(np.linalg.norm(matrix[:3, column].astype(np.float64))) for column in (0, 1))
-    if not (math.isfinite(x) and math.isfinite(y) and x > 0 and y > 0):
-        return None
-    return None if abs(x - 1) < 1e-6 and abs(y - 1) < 1e-6 else (x, y)
+    return None if abs(x - 1) < 1e-6 and abs(y - 1) < 1e-6 else known_spacing((x, y))
 
 
 def _text(field: bytes) -> str:
