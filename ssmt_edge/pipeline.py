@@ -12,7 +12,7 @@ end's cause goes on to the sinks, which then complete their files.
 
 from __future__ import annotations
 
-import sys
+import atexit
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,8 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import cv2
+from weakref import WeakSet
 
 from ssmt_edge.channels import Channel, Step, take_each
 from ssmt_edge.errors import EngineError, SourceError, SsmtError, UsageError
@@ -35,6 +34,7 @@ from ssmt_edge.sinks.places import numbered, refuse_overwriting
 from ssmt_edge.sinks.unfinished import leftovers
 from ssmt_edge.sources import Source, open_source
 from ssmt_edge.spec import Engine
+from ssmt_edge.tuning import tuned
 from ssmt_edge.watch import Watch
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ SinkChoice = str | Path | Sink | Callable[[SinkContext], Sink]
 
 WARN_EVERY_S = 10.0
 """late results are told of at most so often"""
-
-SWITCH_S = 0.0005
-"""Python's own is 0.005: a good part of a frame's time"""
 
 SOURCE_CLOSE_S = 5.0
 """a source that does not end within this time of being told to is left behind"""
@@ -123,6 +120,8 @@ class Stream:
     outlets: list[Outlet] = field(default_factory=list)
     first: int | None = None
     """index of the first frame captured"""
+    region: Roi | None = None
+    """what the network saw of the newest result's frame"""
     hangs: bool = False
     """the source did not let go of the thread that reads it"""
 
@@ -196,15 +195,15 @@ class Run:
 
     def results(self) -> Generator[Result, None, None]:
         """The results, in order; see `stream`. UsageError when asked for a second time."""
+        results = self._run()
+        _open.add(results)
+        return results
+
+    def _run(self) -> Generator[Result, None, None]:
         if self._over.is_set():
             raise UsageError("this run is over; make another one")
         with ExitStack() as opened:
-            # the steps already run side by side: a pool of threads in each costs more than it brings
-            opened.callback(cv2.setNumThreads, cv2.getNumThreads())
-            cv2.setNumThreads(1)
-            # the engine's thread wants the interpreter back after every frame: others yield it within this time
-            opened.callback(sys.setswitchinterval, sys.getswitchinterval())
-            sys.setswitchinterval(SWITCH_S)
+            opened.enter_context(tuned())
             for one in self.streams:
                 self._open(one, opened)
             steps, results = self._steps()
@@ -345,6 +344,7 @@ class Run:
             if health.done == 0 and isinstance(one.segmenter.roi, Roi) and one.segmenter.roi != result.roi:
                 cut = f"{result.roi.x},{result.roi.y},{result.roi.width},{result.roi.height}"
                 self._tell(f"note: {one.name}: the region reaches out of the frame and is cut to {cut}")
+            one.region = result.roi
             health.add(result.latency_ms, result.stages_ms, result.dropped_before, bool(result.nodules))
             self._check_latency(one, result)
             for outlet in one.outlets:
@@ -372,6 +372,17 @@ class Run:
         self._tell(str(outlet.failure))
         if all(other.failure is not None for one in self.streams for other in one.outlets):
             self.stop()
+
+
+_open: WeakSet[Generator[Result, None, None]] = WeakSet()
+
+
+@atexit.register
+def _close_what_is_open() -> None:
+    """Completes the files of iterations that a program leaves unfinished at its end; later the threads stand still."""
+    for results in list(_open):
+        with suppress(ValueError):  # another thread is in the middle of it
+            results.close()
 
 
 def _raise_first(steps: Sequence[Step], outlets: Sequence[Outlet]) -> None:

@@ -6,8 +6,9 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from typer.testing import CliRunner
 
 from ssmt_edge import segment
 from ssmt_edge.cli.run import run
+from ssmt_edge.cli.tally import Tally
 from ssmt_edge.errors import SinkError, SourceError, UsageError
-from ssmt_edge.pipeline import stream
+from ssmt_edge.pipeline import Run, stream
 from ssmt_edge.segment import Segmenter
 from ssmt_edge.sinks import writing
+from ssmt_edge.sources import Frame
+from ssmt_edge.sources.base import BaseSource
 
 pytestmark = pytest.mark.timeout(60)
 HERE = Path(__file__).resolve().parent
@@ -48,6 +52,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def test_run_prints_what_was_done(invoke: Callable[..., Any], tmp_path: Path) -> None:
     done = invoke("engine", get_path("ybr_color"), "--sink", tmp_path / "r.jsonl", "--sink", tmp_path / "o.mp4")
     assert done.exit_code == 0, done.output
+    assert "looked at " in done.stdout
     assert "30 frames in" in done.stdout and f"wrote {tmp_path / 'o.mp4'}" in done.stdout
     assert "note: " in done.stderr and "does not fit" in done.stderr
     assert len(record_indices(tmp_path / "r.jsonl")) == video_frames(tmp_path / "o.mp4") == 30
@@ -60,6 +65,7 @@ def test_run_for_machines(invoke: Callable[..., Any], folder: Path) -> None:
     (one,) = summary["streams"]
     assert set(one["times_ms"]) == {"decode", "preprocess", "infer", "postprocess", "work", "latency"}
     assert one["times_ms"]["infer"]["p50"] <= one["times_ms"]["infer"]["p99"] and one["frames"] == 25
+    assert one["region"] == [0, 0, 80, 120]
 
 
 @pytest.mark.parametrize("roi", ["everything", "1,2,3", "0,0,0,5", "1,2,3,x"])
@@ -74,6 +80,29 @@ def test_run_tells_what_was_written_before_an_error(invoke: Callable[..., Any], 
     assert isinstance(done.exception, SourceError)
     assert "9 frames in" in done.stdout and "not to the end" in done.stdout
     assert len(record_indices(tmp_path / "r.jsonl")) == 9
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_source_without_any_frame_does_not_hide_what_another_gave(
+    folder: Path, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = threading.Event()
+
+    class Broken(BaseSource):
+        def __iter__(self) -> Iterator[Frame]:
+            given.wait(10)
+            raise SourceError("no first frame")
+            yield
+
+    started = Run(BrightEngine(), [str(folder), Broken("broken")])
+    with pytest.raises(SourceError, match="no first frame"), Tally(started.streams, as_json):
+        for _ in started.results():
+            given.set()
+    printed = capsys.readouterr().out
+    if as_json:
+        assert [one["frames"] > 0 for one in json.loads(printed)["streams"]] == [True, False]
+    else:
+        assert "broken:\n0 frames in" in printed and "latency" in printed
 
 
 def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:

@@ -103,6 +103,18 @@ def test_all_frames_in_order_to_the_caller_and_all_sinks(folder: Path, tmp_path:
     assert sorted(p.name for p in out.iterdir()) == ["m", "o.mp4", "r.jsonl"]
 
 
+def test_the_process_is_as_before_when_the_last_of_several_runs_has_ended(folder: Path) -> None:
+    cv2.setNumThreads(3)
+    before = (cv2.getNumThreads(), sys.getswitchinterval())
+    first, second = (stream(BrightEngine(), folder) for _ in range(2))
+    next(first)
+    next(second)
+    first.close()
+    assert cv2.getNumThreads() == 1 and sys.getswitchinterval() < before[1]
+    second.close()
+    assert (cv2.getNumThreads(), sys.getswitchinterval()) == before
+
+
 def test_the_same_result_as_frame_by_frame(folder: Path) -> None:
     segmenter = Segmenter(BrightEngine())
     for result in stream(segmenter, str(folder)):
@@ -154,6 +166,20 @@ def test_every_step_has_its_own_thread() -> None:
     engine.infer = noting  # type: ignore[method-assign]
     list(stream(engine, Counting(3), sinks=sinks))
     assert seen["infer"] == "ssmt-infer" and sinks[0].thread == "ssmt-sink"
+
+
+def test_a_program_that_ends_in_mid_stream_leaves_complete_files(folder: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(HERE)!r})
+from fakes import BrightEngine
+import ssmt_edge
+results = ssmt_edge.stream(BrightEngine(seconds=0.05), {str(folder)!r}, sinks=[{str(tmp_path / "r.jsonl")!r}])
+print(next(results).frame)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+    written = record_indices(tmp_path / "r.jsonl")
+    assert written == list(range(len(written))) and 0 < len(written) < 25
 
 
 def test_nothing_happens_before_the_first_result_is_asked_for(folder: Path, tmp_path: Path) -> None:

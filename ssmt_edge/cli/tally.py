@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ssmt_edge.sources import public_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -69,9 +70,8 @@ class Tally:
             return
         health = one.health
         seconds = time.perf_counter() - self._begun
-        name = one.source.name if "://" in one.source.name else Path(one.source.name).name
         line = (
-            f"{name}: " + "LOST, " * (health.state == "lost") + f"{health.done} frames, "
+            f"{public_name(one.name)}: " + "LOST, " * (health.state == "lost") + f"{health.done} frames, "
             f"{health.done / seconds:.1f} fps, p99 {health.latency.percentile(99):.0f} ms"
             + (f", {health.dropped} dropped" if one.source.live else "")
         )
@@ -126,6 +126,7 @@ class Tally:
                 {**dataclasses.asdict(extent), "long": round(extent.long, 3), "short": round(extent.short, 3)}
                 for extent in one.memory.largest.table()[:LARGEST]
             ],
+            "region": [one.region.x, one.region.y, one.region.width, one.region.height] if one.region else None,
             "notes": one.source.notes if one.source else [],
         }
 
@@ -137,6 +138,9 @@ class Tally:
         count = f"{summary['frames']} frame{'s' * (summary['frames'] != 1)}"
         print(f"{count} in {seconds:.2f} s, {summary['fps']:.1f} frames a second{lost}{ended}")
         print(f"a nodule was marked in {summary['frames_with_nodule']} of them (research use only)")
+        if summary["region"]:
+            x, y, width, height = summary["region"]
+            print(f"looked at {width} x {height} pixels of the frame, at ({x}, {y})")
         for extent in summary["largest"][:1]:
             print(
                 f"largest: nodule {extent['identity']} in frame {extent['frame']}, {extent['long']:.1f} x "
@@ -145,7 +149,7 @@ class Tally:
         if summary["overruns"]:
             print(f"{summary['overruns']} of them came later than was asked for")
         print(f"{'ms':<12} {'p50':>8} {'p99':>8} {'max':>8}")
-        for name, times in summary["times_ms"].items():
+        for name, times in summary["times_ms"].items() if summary["frames"] else ():
             print(f"{name:<12} {times['p50']:8.2f} {times['p99']:8.2f} {times['max']:8.2f}")
         for sink in summary["sinks"]:
             if sink["written"]:

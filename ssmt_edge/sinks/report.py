@@ -8,7 +8,6 @@ import math
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from ssmt_edge import __version__
 from ssmt_edge.files import replacing
@@ -18,6 +17,7 @@ from ssmt_edge.sinks import SinkContext, writing
 from ssmt_edge.sinks.base import BaseSink, make_place
 from ssmt_edge.sinks.report_page import page
 from ssmt_edge.sinks.summary import Summary
+from ssmt_edge.sources import public_name
 from ssmt_edge.timing import LatencyHistogram
 
 
@@ -66,7 +66,7 @@ class ReportSink(BaseSink):
             "ended": _now(),
             "source": None
             if source is None
-            else {"name": _public_name(source.name), "live": source.live, "fps": _rounded(source.fps)},
+            else {"name": public_name(source.name), "live": source.live, "fps": _rounded(source.fps)},
             "engine": None
             if segmenter is None
             else {
@@ -92,14 +92,6 @@ class ReportSink(BaseSink):
             "nodules": [seen.facts() for seen in summary.nodules()],
             "smaller_nodules": summary.forgotten,
         }
-
-
-def _public_name(name: str) -> str:
-    """A file's last part, because folders are often called after patients; a URI without user and password."""
-    if "://" not in name or name.startswith("file://"):
-        return Path(name).name
-    parts = urlsplit(name)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _latency(histogram: LatencyHistogram) -> dict[str, float]:

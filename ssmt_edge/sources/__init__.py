@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,15 @@ def without_credentials(uri: str) -> str:
     """The URI for messages: without `user:password@`, and without what a query says of user, password or token."""
     uri = re.sub(r"(?<=://).*@", "", uri)
     return re.sub(r"(?i)([?&][^=&]*(?:user|usr|login|pass|pwd|token|auth|key)[^=&]*=)[^&#]*", r"\1***", uri)
+
+
+def public_name(name: str) -> str:
+    """A source's name for records and pages: a file's last part, since folders are often called after patients; a URI
+    without user, password and options, which may hold them."""
+    if "://" not in name or name.startswith("file://"):
+        return Path(name).name
+    parts = urlsplit(name)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def known_spacing(spacing: tuple[float, float] | None) -> tuple[float, float] | None:

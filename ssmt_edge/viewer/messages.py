@@ -12,9 +12,7 @@ import math
 import struct
 import time
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -24,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ssmt_edge.measure import Nodule
 from ssmt_edge.overlay import cut
 from ssmt_edge.segment import Result
+from ssmt_edge.sources import public_name
 from ssmt_edge.viewer.feed import Feed, Point
 
 LONGEST_SIDE = 1280
@@ -102,7 +101,7 @@ def _stream(feed: Feed, fps: float | None, points: list[Point]) -> dict[str, Any
     health, segmenter, newest = feed.context.health, feed.context.segmenter, feed.newest
     known = health is not None and health.latency.count
     return {
-        "name": _name(feed),
+        "name": public_name(feed.context.source.name if feed.context.source else "") or f"stream {feed.number + 1}",
         "live": feed.live,
         "state": feed.state,
         "trouble": feed.trouble,
@@ -133,15 +132,6 @@ def _recording(feed: Feed) -> dict[str, Any] | None:
         "errors": recording.errors,
         "files": [path.name for path in recording.paths],
     }
-
-
-def _name(feed: Feed) -> str:
-    """The source without folders, user name, password and options."""
-    name = feed.context.source.name if feed.context.source else ""
-    if "://" not in name:
-        return PurePath(name).name or f"stream {feed.number + 1}"
-    parts = urlsplit(name)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _plain(value: Any) -> Any:
