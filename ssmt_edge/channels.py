@@ -31,6 +31,8 @@ class Channel(Generic[_T]):
         self._senders = senders
         self._unwanted = False
         self._discarding = False
+        self.dropped = 0
+        """items that a full channel of the newest let go"""
 
     @property
     def _ended(self) -> bool:
@@ -47,6 +49,7 @@ class Channel(Generic[_T]):
                 return False
             if not self.has_room:
                 self._items.popleft()
+                self.dropped += 1
             self._items.append(item)
             self._changed.notify_all()
             return True

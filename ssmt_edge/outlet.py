@@ -44,8 +44,6 @@ class Outlet(threading.Thread):
         self.completed = False
         """closed, without failure"""
         self.written = 0
-        self.missed = 0
-        """results that came too fast for the sink"""
         self.latency = LatencyHistogram()
         """ms from capture to written"""
         self.busy_since: float | None = None
@@ -57,6 +55,11 @@ class Outlet(threading.Thread):
         self._failing = threading.Lock()
         self._next: int | None = None
         self._patience_s = STALL_S
+
+    @property
+    def missed(self) -> int:
+        """Results that came too fast for the sink."""
+        return self._inbox.dropped
 
     def put(self, result: Result) -> None:
         """Hands a result over; never raises: a sink that has failed takes nothing more."""
@@ -124,7 +127,6 @@ class Outlet(threading.Thread):
         """Counts what this sink missed among the frames that were left out before."""
         if self._live and self._next is not None:
             gap = result.frame - self._next
-            self.missed += gap - result.dropped_before
             result = dataclasses.replace(result, dropped_before=gap)
             self._next = result.frame + 1
         return result

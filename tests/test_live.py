@@ -94,7 +94,7 @@ def test_frames_lost_on_the_way_count_as_dropped() -> None:
 
 def test_a_slow_sink_of_a_live_source_slows_nothing_and_counts_what_it_missed() -> None:
     slow, quick = Collecting(0.1), Collecting()
-    run = Run(BrightEngine(), Probe(100, 150), sinks=[slow, quick])
+    run = Run(BrightEngine(), Probe(100, 150, lost=tuple(range(40, 110, 7)), first=0), sinks=[slow, quick])
     begun = time.perf_counter()
     list(run.results())
     one = run.streams[0]
