@@ -128,11 +128,11 @@ app(["engine", {str(folder)!r}, *{[str(a) for a in arguments]!r}])
     )
 
 
-def wait_for_lines(folder: Path, count: int) -> Path:
+def wait_for_lines(folder: Path, count: int, kind: str = ".r.*") -> Path:
     """The unfinished records file, once it has so many lines."""
     give_up = time.monotonic() + 30
     while time.monotonic() < give_up:
-        for part in folder.glob(".r.*"):
+        for part in folder.glob(kind):
             if part.read_bytes().count(b"\n") >= count:
                 return part
         time.sleep(0.01)
@@ -158,7 +158,10 @@ def test_what_was_written_before_a_sigkill_is_readable_and_the_next_run_tells_of
 ) -> None:
     sinks = ("--sink", tmp_path / "r.jsonl", "--sink", tmp_path / "r.csv", "--sink", f"{tmp_path}/m/")
     process = started(folder, *sinks)
-    wait_for_lines(tmp_path, 8)
+    for kind in (".r.*.jsonl", ".r.*.csv"):  # each sink writes at its own pace
+        wait_for_lines(tmp_path, 8, kind)
+    while len(list((tmp_path / "m").glob("mask_*.png"))) < 7 and process.poll() is None:
+        time.sleep(0.01)
     process.kill()
     process.communicate(timeout=30)
     (lines,) = tmp_path.glob(".r.*.jsonl")

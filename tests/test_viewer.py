@@ -424,7 +424,7 @@ def test_a_page_that_never_reads_slows_nobody_and_is_given_up(stage: Stage, monk
             spent.append(time.perf_counter() - started)
             time.sleep(0.04)
         reader.join(5)
-        assert seen[-1] == 39 and len(seen) >= 17, "the other page goes on, also on a busy machine"
+        assert seen[-1] == 39 and max(np.diff([0, *seen])) < 14, "the other page never waits for 0.7 s, 17 frames"
         wait_until(lambda: len(stage.viewer._hub.pages) == 1)
     hung.close()
     assert sorted(spent)[len(spent) // 2] < 1e-3, "what the pipeline pays is not the encoding, which takes several ms"
