@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,12 @@ def video_frames(path: Path) -> int:
         count += 1
     assert count == int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     return count
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """What the condition gives, once that is true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"nothing happened for {seconds:g} s"
+        time.sleep(0.005)
+    return value

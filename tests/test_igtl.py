@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import wait_until
 from numpy.typing import NDArray
 
 from ssmt_edge.errors import DataError, SinkError, SourceError, SourceLost
@@ -215,7 +216,7 @@ def test_who_waits_for_a_device_hears_what_the_server_sends() -> None:
         assert source.waiting == "it is connected, but the server sends nothing"
         thread = threading.Thread(target=lambda: list(source), daemon=True)
         thread.start()
-        until(lambda: source.waiting.endswith("Mask"))
+        wait_until(lambda: source.waiting.endswith("Mask"))
         assert source.waiting == "this server sends Image, Probe (TRANSFORM), Mask"
     thread.join(5)
     assert not thread.is_alive()
@@ -230,7 +231,7 @@ def test_who_waits_for_an_image_hears_that_it_is_of_another_kind() -> None:
             assert source.waiting.endswith("sends nothing")  # a frame came: what was before is forgotten
             thread = threading.Thread(target=lambda: list(frames), daemon=True)
             thread.start()
-            until(lambda: "images of 9 x 8 x 3 uint8" in source.waiting)
+            wait_until(lambda: "images of 9 x 8 x 3 uint8" in source.waiting)
         thread.join(5)
 
 
@@ -301,19 +302,11 @@ def igtl_out(**context: Any) -> Iterator[tuple[Any, int]]:
         sink.close()
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    end = time.perf_counter() + seconds
-    while not (value := condition()):
-        assert time.perf_counter() < end, "nothing happened"
-        time.sleep(0.01)
-    return value
-
-
 @pytest.mark.parametrize("uncut", [False, True])
 def test_pyigtl_reads_what_was_segmented(uncut: bool) -> None:
     with igtl_out(uncut=uncut) as (sink, port):
         client = pyigtl.OpenIGTLinkClient(port=port)
-        until(lambda: sink._feed.receivers)
+        wait_until(lambda: sink._feed.receivers)
         sink.write(result(7))
         image, mask = (client.wait_for_message(name, timeout=10) for name in ("Image", "Mask"))
         client.stop()
@@ -331,7 +324,7 @@ def test_pyigtl_reads_what_was_segmented(uncut: bool) -> None:
 
 def test_our_source_reads_what_was_segmented() -> None:
     with igtl_out() as (sink, port), open_source(f"igtl://:{port}?device=Mask") as source:
-        until(lambda: sink._feed.receivers)
+        wait_until(lambda: sink._feed.receivers)
         frames = iter(source)
         sink.write(result(7))
         first = next(frames)
@@ -349,7 +342,7 @@ def test_a_client_that_hangs_holds_nothing_up() -> None:
     large.roi = Roi(0, 0, 800, 600)
     with igtl_out() as (sink, port):
         with socket.create_connection(("127.0.0.1", port)):
-            until(lambda: sink._feed.receivers)
+            wait_until(lambda: sink._feed.receivers)
             start = time.perf_counter()
             for _ in range(20):
                 sink.write(large)

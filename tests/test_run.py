@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import cv2
 import pytest
 import typer
-from fakes import BrightEngine, record_indices, video_frames, write_folder
+from fakes import BrightEngine, record_indices, video_frames, wait_until, write_folder
 from pydicom.examples import get_path
 from typer.testing import CliRunner
 
@@ -128,15 +127,9 @@ app(["engine", {str(folder)!r}, *{[str(a) for a in arguments]!r}])
     )
 
 
-def wait_for_lines(folder: Path, count: int, kind: str = ".r.*") -> Path:
-    """The unfinished records file, once it has so many lines."""
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        for part in folder.glob(kind):
-            if part.read_bytes().count(b"\n") >= count:
-                return part
-        time.sleep(0.01)
-    raise AssertionError("no records were written")
+def wait_for_lines(folder: Path, count: int, kind: str = ".r.*") -> None:
+    """Until an unfinished records file has so many lines."""
+    wait_until(lambda: any(part.read_bytes().count(b"\n") >= count for part in folder.glob(kind)))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -160,8 +153,7 @@ def test_what_was_written_before_a_sigkill_is_readable_and_the_next_run_tells_of
     process = started(folder, *sinks)
     for kind in (".r.*.jsonl", ".r.*.csv"):  # each sink writes at its own pace
         wait_for_lines(tmp_path, 8, kind)
-    while len(list((tmp_path / "m").glob("mask_*.png"))) < 7 and process.poll() is None:
-        time.sleep(0.01)
+    wait_until(lambda: len(list((tmp_path / "m").glob("mask_*.png"))) >= 7)
     process.kill()
     process.communicate(timeout=30)
     (lines,) = tmp_path.glob(".r.*.jsonl")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import av
 import numpy as np
 import pytest
 from commands import ROOT, RUN, Cli, error_line
+from fakes import wait_until
 from numpy.typing import NDArray
 
 from ssmt_edge.errors import MissingDependency, UsageError
@@ -92,23 +93,15 @@ class Playing(threading.Thread):
         return self.played
 
 
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    end = time.perf_counter() + seconds
-    while not (value := condition()):
-        assert time.perf_counter() < end, "nothing happened"
-        time.sleep(0.005)
-    return value
-
-
 @pytest.mark.parametrize("images", [GRAY, COLOUR], ids=["gray", "colour"])
 def test_two_clients_get_every_frame_as_it_was(images: list[NDArray[np.uint8]]) -> None:
     pytest.importorskip("pyigtl")
     probe: Any = open_probe("igtl://:0", 50)
     readers = [Reader(probe.address) for _ in range(2)]
-    until(lambda: probe.clients == 2)
+    wait_until(lambda: probe.clients == 2)
     played = Playing(Clip(images), probe, frames=20).end()
     for reader in readers:
-        until(lambda r=reader: len(r.frames) == 20)
+        wait_until(lambda r=reader: len(r.frames) == 20)
         reader.close()
         assert [frame.index for frame in reader.frames] == list(range(20))
         for frame in reader.frames:
@@ -126,7 +119,7 @@ def test_a_client_that_comes_late_counts_from_its_first_frame() -> None:
     running = Playing(Clip(GRAY), probe, fps=100)
     time.sleep(0.15)
     reader = Reader(probe.address)
-    until(lambda: len(reader.frames) >= 5)
+    wait_until(lambda: len(reader.frames) >= 5)
     running.stop.set()
     played = running.end()
     reader.close()
@@ -141,9 +134,9 @@ def test_a_client_that_stalls_stops_neither_clock_nor_others() -> None:
     host, port = probe.address.removeprefix("igtl://").split(":")
     with socket.create_connection((host, int(port))):
         reader = Reader(probe.address)
-        until(lambda: probe.clients == 2)
+        wait_until(lambda: probe.clients == 2)
         played = Playing(Clip(images), probe, frames=60).end()
-        until(lambda: reader.frames and reader.frames[-1].index == 59)
+        wait_until(lambda: reader.frames and reader.frames[-1].index == 59)
         reader.close()
     assert played.frames == 60
     assert played.seconds == pytest.approx(1.2, abs=0.4)
@@ -156,7 +149,7 @@ def test_what_is_sent_and_skipped_is_everything() -> None:
     pytest.importorskip("pyigtl")
     probe: Any = open_probe("igtl://:0", 50)
     source = open_source(probe.address)
-    until(lambda: probe.clients)
+    wait_until(lambda: probe.clients)
     running = Playing(Clip([np.full((480, 640), i, np.uint8) for i in range(8)]), probe, frames=80, fps=100)
     frames = iter(source)
     got = [next(frames)]
@@ -299,12 +292,12 @@ def test_a_probe_that_is_killed_and_returns(phantom_set: Path, monkeypatch: pyte
         reader = Reader(address)
         states: list[str] = []
         reader.source.on_state = states.append
-        until(lambda: len(reader.frames) > 5)
+        wait_until(lambda: len(reader.frames) > 5)
         process.kill()
-        until(lambda: states == ["lost"])
+        wait_until(lambda: states == ["lost"])
         before = len(reader.frames)
     with command(folder, "--as", address, "--fps", 50):
-        until(lambda: len(reader.frames) > before + 5)
+        wait_until(lambda: len(reader.frames) > before + 5)
         reader.close()
     assert states[:2] == ["lost", "running"]
     indices = [frame.index for frame in reader.frames]
@@ -410,7 +403,7 @@ def test_the_rtsp_server_does_not_outlive_a_killed_probe(phantom_set: Path) -> N
                 return True
             return False
 
-        until(refused, 10)
+        wait_until(refused, 10)
 
 
 def test_rtsp_without_gstreamer_names_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from fakes import BrightEngine, disc, make_result, record_indices, video_frames, write_folder
+from fakes import BrightEngine, disc, make_result, record_indices, video_frames, wait_until, write_folder
 
 from ssmt_edge.errors import MissingDependency, SinkError, UsageError
 from ssmt_edge.geometry import Roi
@@ -100,13 +100,6 @@ def statuses(page: ClientConnection) -> Iterator[dict[str, Any]]:
         message = page.recv(timeout=5)
         if isinstance(message, str):
             yield json.loads(message)["streams"][0]
-
-
-def wait_until(true: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_page_gets_the_cut_picture_with_outline_and_measurements(stage: Stage) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from fakes import BrightEngine, disc, make_result, record_indices, video_frames
+from fakes import BrightEngine, disc, make_result, record_indices, video_frames, wait_until
 
 from ssmt_edge.geometry import Roi
 from ssmt_edge.health import Health
@@ -183,13 +183,6 @@ def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> No
     page.mouse.down()
     page.mouse.move(*at(page, *end), steps=3)
     page.mouse.up()
-
-
-def wait_until(true: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_the_page_shows_the_stream_and_freezes_it(page: Page) -> None:
