@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.bench import run_bench
-    from benchmarks.report import check_writable, write_reports
+    from benchmarks.report.files import check_writable, write_reports
 
 __all__ = ["check_writable", "run_bench", "write_reports"]
 
 # imported when first asked for: `benchmarks.gpu.worker` runs where streams and ONNX Runtime are not installed
 _LAZY = {
-    "check_writable": "benchmarks.report",
+    "check_writable": "benchmarks.report.files",
     "run_bench": "benchmarks.bench",
-    "write_reports": "benchmarks.report",
+    "write_reports": "benchmarks.report.files",
 }
 
 

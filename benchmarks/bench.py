@@ -3,40 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import ssmt_edge
-from benchmarks.compare import METHOD, compare, ratio
-from benchmarks.contenders import HOW, check_peers, open_contender
-from benchmarks.environment import environment, load_average
-from benchmarks.measure import (
-    WARMUP_RULE,
-    Latencies,
-    jobs,
-    measure,
-    peak_resident_mib,
-    reset_peak_memory,
-    resident_mib,
-    summary,
-)
-from engines import open_engine, read_manifest, reference_graph
+from benchmarks.aims import aims
+from benchmarks.machine.environment import environment, load_average
+from benchmarks.machine.power import Energy
+from benchmarks.machine.watch import Watch
+from benchmarks.roof.ceilings import ceilings, gpu_ceilings
+from benchmarks.roof.roofline import roofline
+from benchmarks.timing.cold import cold_start
+from benchmarks.timing.measure import WARMUP_RULE, Latencies, in_memory, measure, summary
+from benchmarks.timing.memory import engine_memory
+from benchmarks.timing.paced import paced, streams
+from benchmarks.timing.throughput import batches
+from benchmarks.versus.accuracy import Labelled, accuracy, load_labelled
+from benchmarks.versus.comparisons import check_versus, compare_engines, network_inputs
+from benchmarks.versus.contenders import NAMES
+from engines import open_engine, read_manifest
 from engines.device import physical_cores
 from ssmt_edge.errors import UsageError
 from ssmt_edge.segment import Segmenter
-from ssmt_edge.spec import COUNT_RULE, Engine, EngineManifest
+from ssmt_edge.spec import COUNT_RULE, EngineManifest
 
-SCHEMA = 1
-COMPARED_FRAMES = 16
+SCHEMA = 2
+PACED_SECONDS = 30.0
+"""a given frame rate is kept up for so long at most, and for 10 frames at least"""
+STREAMS_FPS = 30.0
+"""frames a second of each of several streams where no rate was asked for"""
+KEPT = 0.99
+"""share of the frames that have to become a mask at a rate asked for"""
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How much is measured, and what the verdict is about: see `run_bench`."""
+
+    frames: int
+    rounds: int
+    threads: int
+    fps: float | None
+    budget_ms: float | None
+    streams: tuple[int, ...]
+    brief: bool
+
+    def __post_init__(self) -> None:
+        for option, count, least in (
+            ("--frames", self.frames, 10),
+            ("--rounds", self.rounds, 3),
+            ("--threads", self.threads, 1),
+        ):
+            if count < least:
+                raise UsageError(f"{option} {count} is too few; expected {least} or more")
+        for option, value in (("--fps", self.fps), ("--budget-ms", self.budget_ms)):
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"{option} {value:g} makes no sense; expected a number above 0")
+        if any(number < 1 for number in self.streams):
+            raise UsageError(f"--streams {min(self.streams)} makes no sense; expected 1 or more")
 
 
 def run_bench(
@@ -44,63 +71,69 @@ def run_bench(
     *,
     source: str | None = None,
     versus: Sequence[str] = (),
-    torch: Callable[[int], Engine] | None = None,
+    checkpoints: Sequence[Path] = (),
+    data: Path | None = None,
+    split: str = "val",
     frames: int = 300,
     rounds: int = 10,
     threads: int | None = None,
     fps: float | None = None,
     budget_ms: float | None = None,
-    progress: Progress | None = None,
+    number_of_streams: Sequence[int] = (),
+    brief: bool = False,
+    progress: Progress = lambda what, done, total: None,
 ) -> dict[str, Any]:
     """Measures engines on frames, compares them with each other and with peers, and answers whether they keep up.
 
     Args:
         engines: engine folders.
         source: what to decode frames from, over and over; None for phantoms held in memory.
-        versus: peers, of `onnxruntime`, `openvino`, `torch`.
-        torch: opens the PyTorch network of the same weights with so many threads, for the peer `torch`.
+        versus: peers, see `benchmarks.versus.contenders`.
+        checkpoints: of the engines' weights, for peers that need them; found by their SHA-256.
+        data: labelled data set; then every engine and contender gets its Dice.
+        split: part of `data`.
         frames: timed frames an engine, at least 10; a contender is timed on as many, spread over the rounds.
         rounds: turns of each contender in the comparison, at least 3.
         threads: threads of computation on the CPU; None for the physical cores this process may use.
-        fps: frames a second asked for, end to end, one frame after the other.
-        budget_ms: latency asked for: 99 % of the frames end to end within it.
+        fps: frames come at this rate, and at most 1 % of them may be dropped.
+        budget_ms: latency asked for: 99 % of the frames within it.
+        number_of_streams: so many streams at once, at `fps` or 30 frames a second each, one case after the other.
+        brief: latencies, energy and memory alone: no batches, cold starts, ceilings and layers.
         progress: called with (what is going on, steps done, steps).
 
     Returns:
-        The report: `schema`, `version`, `verdict` (`yes`, `no`, or `none` when nothing was asked), `asked`,
-        `settings`, `environment`, `engines` (one object each), `comparison` (None without contenders).
+        The report, see `report.schema.json`.
 
     Raises:
-        UsageError: options out of range, unknown peers, engines of different weights compared with peers.
+        UsageError: options out of range, unknown peers.
         MissingDependency: a peer is not installed.
-        SsmtError: an engine, a peer or the source cannot be opened.
+        SsmtError: an engine or the source cannot be opened, the data set cannot be read.
     """
-    check_peers(versus, torch is not None)
-    _check(engines, frames, rounds, threads, fps, budget_ms)
-    report_progress = progress or (lambda what, done, total: None)
-    threads = threads or physical_cores()
+    if not engines:
+        raise UsageError("no engine given; expected at least one engine folder")
+    threads = physical_cores() if threads is None else threads
+    asked = _Asked(frames, rounds, threads, fps, budget_ms, tuple(number_of_streams), brief)
     names = _names(engines)
     manifests = [_manifest(path, threads) for path in engines]
-    if versus:
-        _check_same_weights(names, manifests)
+    check_versus(versus, names, manifests, checkpoints)
+    labelled = load_labelled(data, split) if data else None
     where = environment()
-    results = []
-    for i, (name, path, manifest) in enumerate(zip(names, engines, manifests, strict=True)):
-        report_progress(f"measuring {name}", i, len(names))
-        times, costs = _measure_engine(path, source, frames, threads)
-        results.append(
-            {"name": name, "verdict": _verdict(times, fps, budget_ms)}
-            | _described(path, manifest)
-            | _timed(times)
-            | costs
-        )
-    report_progress("measured", len(names), len(names))
-    comparison = None
-    if versus or (len(names) > 1 and len({manifest.checkpoint_sha256 for manifest in manifests}) == 1):
-        comparison = _compare(names, engines, source, versus, torch, frames, rounds, threads, report_progress)
+    on_gpu = any(_on_gpu(manifest) for manifest in manifests)
+    with Watch(on_gpu) as watch:
+        roofs = None if brief else _ceilings(manifests, threads, progress)
+        results = []
+        for i, (name, path, manifest) in enumerate(zip(names, engines, manifests, strict=True)):
+            progress(f"measuring {name}", i, len(names))
+            found = _measured(path, manifest, source, labelled, asked, roofs)
+            results.append({"name": name} | _described(path, manifest) | found)
+        comparisons = compare_engines(
+            names, engines, manifests, versus=versus, checkpoints=checkpoints, source=source, labelled=labelled,
+            accuracies=[result["accuracy"] for result in results], frames=frames, rounds=rounds,
+            threads=threads, progress=progress,
+        )  # fmt: skip
     where["load_average_after"] = load_average()
     answers = {result["verdict"] for result in results}
-    return {
+    report = {
         "schema": SCHEMA,
         "version": ssmt_edge.__version__,
         "verdict": "no" if "no" in answers else answers.pop(),
@@ -115,46 +148,90 @@ def run_bench(
             "count_rule": COUNT_RULE,
         },
         "environment": where,
+        "watch": watch.report(),
+        "ceilings": roofs,
         "engines": results,
-        "comparison": comparison,
+        "comparisons": comparisons,
+    }
+    return report | {"aims": aims(report)}
+
+
+def _measured(
+    path: Path,
+    manifest: EngineManifest,
+    source: str | None,
+    labelled: Labelled | None,
+    asked: _Asked,
+    roofs: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """All that is measured of one engine alone."""
+    threads = asked.threads
+    with open_engine(path, threads) as engine:
+        segmenter = Segmenter(engine)
+        with Energy(_on_gpu(manifest)) as energy:
+            times = measure(segmenter, source, asked.frames)
+        by_batch = [] if asked.brief else batches(engine, network_inputs(segmenter, source))
+        dice = accuracy(engine, labelled) if labelled else None
+    kept, several = _at_a_rate(path, source, asked)
+    return {
+        "verdict": _verdict(times, kept, asked),
+        "throughput_fps": times.throughput,
+        "end_to_end_ms": summary(times.end_to_end_ms),
+        "stages_ms": {stage: summary(values) for stage, values in times.stages_ms.items()},
+        "warmup": {"frames": times.warmup_frames, "steady": times.steady},
+        "latencies_ms": [round(float(value), 4) for value in times.end_to_end_ms],
+        "paced": kept,
+        "batches": by_batch,
+        "streams": several,
+        "cold_start_ms": None if asked.brief else cold_start(path, threads),
+        "memory_mib": engine_memory(path, threads),
+        "energy": energy.report(asked.frames + times.warmup_frames),
+        "roofline": roofline(path, threads, roofs) if roofs else None,
+        "accuracy": dice,
     }
 
 
-def _check(
-    engines: Sequence[Path],
-    frames: int,
-    rounds: int,
-    threads: int | None,
-    fps: float | None,
-    budget_ms: float | None,
-) -> None:
-    if not engines:
-        raise UsageError("no engine given; expected at least one engine folder")
-    limits = (("--frames", frames, 10), ("--rounds", rounds, 3), ("--threads", threads, 1))
-    for option, count, least in limits:
-        if count is not None and count < least:
-            raise UsageError(f"{option} {count} is too few; expected {least} or more")
-    for option, value in (("--fps", fps), ("--budget-ms", budget_ms)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{option} {value:g} makes no sense; expected a number above 0")
+def _at_a_rate(path: Path, source: str | None, asked: _Asked) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """One stream at the rate asked for, and several at once, each as `ssmt-edge run` would."""
+    if asked.fps is None and not asked.streams:
+        return None, []
+    frames = in_memory(source)
+    # `run` leaves a core to the steps around the engine
+    threads = min(asked.threads, max(1, physical_cores() - 1))
+    fps = asked.fps or STREAMS_FPS
+    count = max(10, min(asked.frames, round(PACED_SECONDS * fps)))
+    with open_engine(path, threads) as engine:
+        segmenter = Segmenter(engine)
+        kept = paced(segmenter, frames, fps, count, threads) if asked.fps else None
+        return kept, streams(segmenter, frames, fps, count, asked.streams) if asked.streams else []
+
+
+def _verdict(times: Latencies, kept: dict[str, Any] | None, asked: _Asked) -> str:
+    """With a rate: at most 1 - KEPT of the frames are dropped, and the 99th percentile from when a frame was due is
+    within the budget, if there is one. With a budget alone: that of frames measured one after the other is."""
+    if kept is None and asked.budget_ms is None:
+        return "none"
+    enough = kept is None or kept["recorded"] >= KEPT * kept["sent"]
+    p99 = (kept["latency_ms"] if kept else summary(times.end_to_end_ms))["p99"]
+    return "yes" if enough and (asked.budget_ms is None or p99 <= asked.budget_ms) else "no"
+
+
+def _ceilings(manifests: Sequence[EngineManifest], threads: int, progress: Progress) -> dict[str, Any] | None:
+    progress("measuring what this machine allows", 0, 1)
+    precisions = ("fp32", "int8") if any(manifest.precision == "int8" for manifest in manifests) else ("fp32",)
+    found = ceilings(threads, precisions)
+    if found and any(_on_gpu(manifest) for manifest in manifests):
+        found["gpu"] = gpu_ceilings()
+    return found
 
 
 def _names(engines: Sequence[Path]) -> list[str]:
     """Folder names, or whole paths where two are alike or one is called like a peer."""
     short = [path.resolve().name for path in engines]
-    names = short if len(set(short)) == len(short) and not set(short) & set(HOW) else [str(path) for path in engines]
+    names = short if len(set(short)) == len(short) and not set(short) & set(NAMES) else [str(path) for path in engines]
     if len(set(names)) < len(names):
         raise UsageError(f"{max(names, key=names.count)} is given twice; name each engine once")
     return names
-
-
-def _check_same_weights(names: Sequence[str], manifests: Sequence[EngineManifest]) -> None:
-    for name, manifest in zip(names[1:], manifests[1:], strict=True):
-        if manifest.checkpoint_sha256 != manifests[0].checkpoint_sha256:
-            raise UsageError(
-                f"--vs compares the same weights, but {names[0]} and {name} were built from different checkpoints; "
-                f"bench them separately"
-            )
 
 
 def _manifest(path: Path, threads: int) -> EngineManifest:
@@ -163,19 +240,8 @@ def _manifest(path: Path, threads: int) -> EngineManifest:
         return read_manifest(path)
 
 
-def _measure_engine(path: Path, source: str | None, frames: int, threads: int) -> tuple[Latencies, dict[str, Any]]:
-    """Latencies of one engine, and what it takes to open and hold it."""
-    reset_peak_memory()
-    before_mib = resident_mib()
-    start = perf_counter()
-    with open_engine(path, threads) as engine:
-        open_ms = 1e3 * (perf_counter() - start)
-        times = measure(Segmenter(engine), source, frames)
-        peak_mib = peak_resident_mib()
-    return times, {
-        "start_ms": {"open": open_ms, "first_frame": times.first_ms, "first_mask": open_ms + times.first_ms},
-        "memory_mib": {"before": before_mib, "peak": peak_mib},
-    }
+def _on_gpu(manifest: EngineManifest) -> bool:
+    return bool(manifest.device.compute_capability)
 
 
 def _described(path: Path, manifest: EngineManifest) -> dict[str, Any]:
@@ -192,87 +258,3 @@ def _described(path: Path, manifest: EngineManifest) -> dict[str, Any]:
         "parameters": manifest.parameters,
         "size_mib": sum((path / file).stat().st_size for file in manifest.files) / 2**20,
     }
-
-
-def _timed(times: Latencies) -> dict[str, Any]:
-    return {
-        "throughput_fps": times.throughput,
-        "end_to_end_ms": summary(times.end_to_end_ms),
-        "stages_ms": {stage: summary(values) for stage, values in times.stages_ms.items()},
-        "warmup": {"frames": times.warmup_frames, "steady": times.steady},
-        "latencies_ms": [round(float(value), 4) for value in times.end_to_end_ms],
-    }
-
-
-def _verdict(times: Latencies, fps: float | None, budget_ms: float | None) -> str:
-    if fps is None and budget_ms is None:
-        return "none"
-    fast = fps is None or times.throughput >= fps
-    prompt = budget_ms is None or summary(times.end_to_end_ms)["p99"] <= budget_ms
-    return "yes" if fast and prompt else "no"
-
-
-def _compare(
-    names: Sequence[str],
-    engines: Sequence[Path],
-    source: str | None,
-    versus: Sequence[str],
-    torch: Callable[[int], Engine] | None,
-    frames: int,
-    rounds: int,
-    threads: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """The comparison's part of the report."""
-    graph = reference_graph(engines[0])
-    with open_engine(engines[0], threads) as engine:
-        inputs, spec = _inputs(Segmenter(engine), source), engine.spec
-    openers: dict[str, Callable[[], Engine]] = {}
-    for name, path in zip(names, engines, strict=True):
-        openers[name] = partial(open_engine, path, threads)
-    for peer in versus:
-        openers[peer] = partial(open_contender, peer, graph, spec, threads, torch)
-    progress("opening contenders", 0, rounds * len(openers))
-    standings = compare(
-        openers,
-        partial(open_contender, "onnxruntime", graph, spec, threads),
-        inputs,
-        rounds=rounds,
-        frames_per_turn=-(-frames // rounds),
-        progress=lambda done, total: progress("comparing", done, total),
-    )
-    ours = [standing for standing in standings if standing.name in names]
-    ratios = []
-    for engine_ in ours:
-        for other in standings:
-            if other is not engine_:
-                value, interval = ratio(other.round_medians_ms, engine_.round_medians_ms)
-                ratios.append({"engine": engine_.name, "against": other.name, "ratio": value, "interval": interval})
-    return {
-        "method": METHOD,
-        "reference": f"{graph.name} of {names[0]} in a plain ONNX Runtime session",
-        "distinct_frames": len(inputs),
-        "rounds": rounds,
-        "frames_per_turn": -(-frames // rounds),
-        "contenders": [
-            {
-                "name": standing.name,
-                "ours": standing.name in names,
-                "how": HOW.get(standing.name, "this engine"),
-                "median_ms": standing.median_ms,
-                "interval_ms": standing.interval_ms,
-                "round_medians_ms": [round(float(value), 4) for value in standing.round_medians_ms],
-                "max_probability_difference": standing.max_probability_difference,
-                "mask_agreement": standing.mask_agreement,
-            }
-            for standing in standings
-        ],
-        "ratios": ratios,
-    }
-
-
-def _inputs(segmenter: Segmenter, source: str | None) -> NDArray[np.uint8]:
-    """The first frames of the source (or phantoms) as network inputs, uint8 [M, 1, S, S], without repetition."""
-    with closing(jobs(source)) as supply:
-        located = islice(segmenter.locate(supply), COMPARED_FRAMES)
-        return np.unique(np.concatenate([segmenter.preprocess(job).inputs for job in located]), axis=0)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import METHOD as TURNS
-from benchmarks.compare import bootstrap_interval, turn
-from benchmarks.environment import environment, load_average
-from benchmarks.memory import METHOD as MEMORY
-from benchmarks.memory import peak_memory
-from benchmarks.report import check_writable, markdown_table
+from benchmarks.machine.environment import environment, load_average
+from benchmarks.report.files import check_writable, markdown_table
+from benchmarks.timing.memory import METHOD as MEMORY
+from benchmarks.timing.memory import peak_memory
+from benchmarks.timing.turns import METHOD as TURNS
+from benchmarks.timing.turns import one_by_one, take_turn
+from benchmarks.versus.compare import bootstrap_interval
 from engines import onnxruntime_cpu
 from engines.calibrate import Samples, measure_ranges
 from engines.count import count
@@ -124,7 +125,8 @@ def cost_table(
             shutil.rmtree(out / "prepared" / name, ignore_errors=True)
     ordered = [rows[subject.name] for subject in subjects]
     report = {"rows": ordered, "input_size": input_size, "threads": threads, "environment": where, "notes": NOTES,
-              "count_rule": COUNT_RULE, "latency_method": TURNS, "memory_method": MEMORY}  # fmt: skip
+              "count_rule": COUNT_RULE, "latency_method": f"all in one process; {TURNS}",
+              "memory_method": MEMORY}  # fmt: skip
     write_json(out / "cost.json", report)
     with replacing(out / "cost.md") as part:
         part.write_text(markdown(report), encoding="utf-8")
@@ -188,7 +190,8 @@ def _timed(
         for i in range(rounds):
             say(f"latency: round {i + 1} of {rounds}")
             for key, engine in engines.items():
-                medians[key].append(median(turn(engine, phantom_frames(engine.spec, 2), frames)))
+                turn = take_turn(engine, phantom_frames(engine.spec, 2), 1, one_by_one(frames))
+                medians[key].append(median(turn["host_ms"]))
     done = []
     for row in rows:
         for precision in PRECISIONS:

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.report import markdown_table
+from benchmarks.report.files import markdown_table
 from ssmt_edge.errors import SourceError
 
 COMMAND = (sys.executable, "-c", "from ssmt_edge.cli import main; main()")

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import markdown_table
+from benchmarks.report.files import markdown_table
 from ssmt_edge.dataset import load_samples, read_gray, read_mask
 from ssmt_edge.errors import DataError, SinkError, SsmtError
 from ssmt_edge.files import replacing

@@ -18,9 +18,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.compare import ratio
-from benchmarks.measure import warm_up
-from benchmarks.report import markdown_table
+from benchmarks.report.files import markdown_table
+from benchmarks.timing.measure import warm_up
+from benchmarks.versus.compare import ratio
 from ssmt_edge.pipeline import stream
 from ssmt_edge.segment import Job, load
 from ssmt_edge.sources import Frame, Source, open_source

@@ -1,4 +1,4 @@
-"""Counts what a frame costs: multiply-accumulates, parameters and bytes of weights of an ONNX graph."""
+"""Counts what a frame costs: multiply-accumulates, parameters and bytes that layers of an ONNX graph read and write."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class Layer:
     op: str
     mac: int
     """multiply-accumulates a frame"""
+    weight_bytes: int
+    """bytes of its weights and bias as stored"""
+    bytes: int
+    """bytes that it reads and writes a frame: inputs, weights and output, each once, and bytes instead of floats where
+    Q/DQ pairs stand around it, because libraries fuse them into the layer"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Count:
     dequantised, in whatever type they are stored; scales, zero points and sizes of Resize are not weights"""
     weight_bytes: int
     """bytes of these weights as stored in the graph"""
+    bytes: int
+    """of all layers: what they read and write a frame, see `Layer`"""
     layers: tuple[Layer, ...]
     """in the graph's order"""
 
@@ -64,7 +71,8 @@ def count(model: onnx.ModelProto) -> Count:
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    shapes = _shapes(model)
+    shapes, widths = _tensors(model)
+    traffic = _Traffic(model.graph, shapes, widths)
     layers = []
     for node in model.graph.node:
         label = node.name or node.output[0]
@@ -74,20 +82,26 @@ def count(model: onnx.ModelProto) -> Count:
                 f"Conv, ConvTranspose, MatMul or Gemm: count the graph before it is optimised for one library"
             )
         if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
-            layers.append(Layer(label, node.op_type, _mac(node, shapes)))
+            layers.append(Layer(label, node.op_type, _mac(node, shapes), *traffic.of(node)))
     weights = list(_weights(model.graph))
     mac = sum(layer.mac for layer in layers)
     return Count(
         gmac=mac / 1e9,
         gflops=2 * mac / 1e9,
         parameters=sum(prod(tensor.dims) for tensor in weights),
-        weight_bytes=sum(prod(t.dims) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in weights),
+        weight_bytes=sum(prod(t.dims) * _width(t.data_type) for t in weights),
+        bytes=sum(layer.bytes for layer in layers),
         layers=tuple(layers),
     )
 
 
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Sizes of every tensor whose sizes are known at batch 1."""
+def _width(dtype: int) -> int:
+    """Bytes of an element."""
+    return onnx.helper.tensor_dtype_to_np_dtype(dtype).itemsize
+
+
+def _tensors(model: onnx.ModelProto) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Sizes, and bytes of an element, of every tensor whose sizes are known at batch 1."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     initialised = {tensor.name for tensor in fixed.graph.initializer}
@@ -100,11 +114,57 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         value.type.tensor_type.ClearField("shape")
     fixed = onnx.shape_inference.infer_shapes(fixed, data_prop=True)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in fixed.graph.initializer}
+    widths = {tensor.name: _width(tensor.data_type) for tensor in fixed.graph.initializer}
     for value in (*fixed.graph.input, *fixed.graph.value_info, *fixed.graph.output):
         tensor_type = value.type.tensor_type
         if tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in tensor_type.shape.dim):
             shapes[value.name] = tuple(d.dim_value for d in tensor_type.shape.dim)
-    return shapes
+            widths[value.name] = _width(tensor_type.elem_type)
+    return shapes, widths
+
+
+class _Traffic:
+    """Bytes that a layer reads and writes, seen through the Q/DQ pairs around it."""
+
+    def __init__(self, graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]], widths: dict[str, int]) -> None:
+        self._shapes, self._widths = shapes, widths
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._readers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
+        self._outputs = {value.name for value in graph.output}
+        self._constants = {tensor.name for tensor in graph.initializer}
+        self._constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+
+    def of(self, node: NodeProto) -> tuple[int, int]:
+        """Bytes of the weights, and of everything."""
+        weights = others = 0
+        for name in filter(None, node.input):
+            source = self._stored(name)
+            if source in self._constants:
+                weights += self._bytes(source)
+            else:
+                others += self._bytes(source)
+        return weights, weights + others + self._bytes(self._written(node.output[0]))
+
+    def _bytes(self, name: str) -> int:
+        return prod(self._shapes[name]) * self._widths[name] if name in self._shapes else 0
+
+    def _stored(self, name: str) -> str:
+        """The tensor that is read: the bytes in front of a DequantizeLinear, the halves in front of a Cast."""
+        maker = self._makers.get(name)
+        through = maker is not None and (
+            maker.op_type == "DequantizeLinear" or (maker.op_type == "Cast" and maker.input[0] in self._constants)
+        )
+        return self._stored(maker.input[0]) if maker is not None and through else name
+
+    def _written(self, name: str) -> str:
+        """The tensor that is written: the bytes behind a QuantizeLinear, if nobody wants the floats."""
+        readers = self._readers.get(name, [])
+        if name not in self._outputs and len(readers) == 1 and readers[0].op_type in ("Relu", "QuantizeLinear"):
+            return self._written(readers[0].output[0])
+        return name
 
 
 def _mac(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:

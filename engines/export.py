@@ -79,6 +79,25 @@ def export(
     return graph
 
 
+def export_plain(checkpoint: Path) -> Graph:
+    """A checkpoint's network as it was trained: every task's decoder, the channels that it was built for, nothing
+    folded into the first convolution, nothing simplified; for batch 1. What anybody gets who exports a network plainly.
+
+    Outputs are the network's own tasks: `nodule` and `gland` (also where no gland label was ever seen) uint8
+    [1, 1, S, S], `size` float32 [1], `reconstruction` float32 [1, 1, S, S], normalised gray.
+
+    Raises:
+        CheckpointError: the file cannot be used.
+        ExportError: the graph's outputs differ from PyTorch's by more than 2/255.
+    """
+    loaded = load_checkpoint(checkpoint)
+    plain = Deployed(loaded.network, loaded.spec, loaded.network.tasks).eval()
+    graph = Graph(_to_onnx(plain, 1), loaded.spec, loaded.sha256, 1)
+    frames = phantom_frames(loaded.spec, 1)
+    _check("ONNX, as trained", _onnx_outputs(graph, frames), _torch_outputs(plain, frames), lambda line: None)
+    return graph
+
+
 def fold_gray(deployed: Deployed) -> Deployed:
     """The same function with one input channel and the gray scale inside the first convolutions.
 

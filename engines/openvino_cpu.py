@@ -13,6 +13,7 @@ from engines import onnxruntime_cpu
 from engines.base import BaseEngine
 from engines.device import cpu_device, cpu_mismatch, physical_cores, version_mismatch
 from engines.onnxruntime_cpu import MODEL_FILE
+from engines.openvino_rules import resize_by_products, shorten_floats
 from engines.options import Job
 from ssmt_edge.errors import BackendUnavailable, EngineError
 from ssmt_edge.spec import Device, EngineManifest, ModelSpec
@@ -42,7 +43,9 @@ class OpenVinoEngine(BaseEngine):
             self._core = openvino.Core()
             self._model = self._core.read_model(path)
             self._model.reshape([1, 1, spec.input_size, spec.input_size])
-            _resize_by_products(self._model)
+            resize_by_products(self._model)
+            if computes_in_bfloat16():
+                shorten_floats(self._model)
         except Exception as error:  # OpenVINO raises RuntimeError and errors of its own
             raise _cannot_load(path, error) from None
         self._names = [output.get_any_name() for output in self._model.outputs]
@@ -69,6 +72,12 @@ class OpenVinoEngine(BaseEngine):
         except Exception as error:
             raise _cannot_load(self._path, error) from None
 
+    def count_layers(self) -> Any:
+        """From now on OpenVINO takes the time of every layer at batch 1, which costs some; its request, which tells."""
+        self._settings = {**self._settings, "PERF_COUNT": True}
+        self._requests = {1: self._compile(1)}
+        return self._requests[1]
+
     def close(self) -> None:
         self._requests = {}
         self._model = self._core = None
@@ -82,6 +91,11 @@ def missing() -> list[str]:
     except Exception as error:  # a missing library, a clash of versions
         return [f"an openvino that works: it is installed but broken ({_line(error)}); install it again"]
     return []
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether OpenVINO is installed and this CPU has products of bfloat16."""
+    return not missing() and "BF16" in _library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def version() -> str:
@@ -100,7 +114,7 @@ def mismatch(manifest: EngineManifest) -> str | None:
 def build(job: Job, folder: Path) -> dict[str, Any]:
     """Writes the same `model.onnx` as the backend `onnxruntime`, as `engines.auto` relies on; raises what that does."""
     # Other INT8 emissions were measured: median ms and agreement with FP32 on DDTI val, ssmt-lite on one thread of a
-    # Zen 4 with VNNI, before `_resize_by_products`. This one 10.2 and 0.9958; without Relu, Concat and Resize 10.3 and
+    # Zen 4 with VNNI, before `openvino_rules`. This one 10.2 and 0.9958; without Relu, Concat and Resize 10.3 and
     # 0.9929; with residual adds 10.3 and 0.9943; unsigned symmetric 11.0 and 0.9917; signed symmetric 9.9 and 0.9439;
     # with the products of attention 10.5 and 0.9893.
     return onnxruntime_cpu.build(job, folder)
@@ -128,48 +142,6 @@ def _library() -> Any:
     import openvino
 
     return openvino
-
-
-def _resize_by_products(model: Any) -> None:
-    """Replaces the linear resizing of single planes, as in the heads, by one matrix product an axis: the same sums.
-
-    OpenVINO's own takes 2 ms for 112 x 112 to 224 x 224 on one thread of a Zen 4: an INT8 ssmt-lite takes 9.7 ms so,
-    11.5 ms without.
-
-    Args:
-        model: openvino.Model with fixed shapes; changed in place.
-    """
-    from openvino import opset13
-
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "Interpolate":
-            continue
-        settings = node.get_attributes()
-        if settings["mode"] not in ("linear", "linear_onnx") or settings["antialias"]:
-            continue
-        if settings["coordinate_transformation_mode"] != "half_pixel":
-            continue
-        (_, channels, *before), (_, _, *after) = node.input_value(0).get_shape(), node.output(0).get_shape()
-        if channels != 1 or len(before) != 2:
-            continue
-        rows, columns = (opset13.constant(_weights(a, b)) for a, b in zip(before, after, strict=True))
-        wide = opset13.matmul(node.input_value(0), columns, False, True)
-        made = opset13.matmul(rows, wide, False, False)
-        made.set_friendly_name(node.get_friendly_name())
-        for user in node.output(0).get_target_inputs():
-            user.replace_source_output(made.output(0))
-
-
-def _weights(before: int, after: int) -> NDArray[np.float32]:
-    """float32 [after, before]: the matrix that resizes an axis linearly, pixel centres at half-integers (ONNX Resize,
-    coordinate transformation `half_pixel`)."""
-    where = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
-    below = np.minimum(where.astype(int), max(before - 2, 0))
-    matrix = np.zeros((after, before), np.float32)
-    matrix[np.arange(after), below] = 1 - (where - below)
-    if before > 1:
-        matrix[np.arange(after), below + 1] = where - below
-    return matrix
 
 
 def _cannot_load(path: Path, error: Exception) -> EngineError:

@@ -22,10 +22,10 @@ def phantom_frames(spec: ModelSpec, count: int, seed: int = 0) -> Frames:
 
 
 def max_difference(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> dict[str, float]:
-    """Largest absolute difference per output: masks as probability 0..1, `size` as it is."""
+    """Largest absolute difference per output: masks, which are bytes, as probability 0..1, floats as they are."""
     return {
         name: float(np.abs(a[name].astype(np.float64) - b[name].astype(np.float64)).max())
-        / (1.0 if name == "size" else 255.0)
+        / (255.0 if a[name].dtype == np.uint8 else 1.0)
         for name in a
     }
 

@@ -20,7 +20,8 @@ FIGURES = 31
 
 COUNT_RULE = (
     "multiply-accumulates of Conv, ConvTranspose, MatMul and Gemm at batch 1, attention's products included, quantised "
-    "or not; nothing else (no bias, normalisation, activation, softmax or resizing). GFLOPs = 2 x GMAC"
+    "or not; nothing else (no bias, normalisation, activation, softmax or resizing). GFLOPs = 2 x GMAC. Bytes: inputs, "
+    "weights and output of each of these once, and bytes instead of floats where Q/DQ pairs stand around it"
 )
 
 Crop = Literal["scan-area", "none"]

@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("matplotlib")
 
 from benchmarks.cost import Subject, cost_table
-from benchmarks.memory import peak_memory
+from benchmarks.timing.memory import peak_memory
 from engines.count import count
 from engines.device import physical_cores
 from engines.graph import Graph, load_graph
@@ -42,7 +42,7 @@ def test_a_table_of_networks(tiny_graph: Path, tmp_path: Path, monkeypatch: pyte
     lines: list[str] = []
     one, two = Maker(tiny_graph), Maker(tiny_graph)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # before anything is timed
-        patch.setattr("benchmarks.cost.turn", interrupted)
+        patch.setattr("benchmarks.cost.take_turn", interrupted)
         cost_table([Subject("one", 3_000_000, one)], tmp_path, **QUICK)
     assert not (tmp_path / "cells").exists()
     first = cost_table([Subject("one", 3_000_000, one)], tmp_path, **QUICK, say=lines.append)

@@ -47,7 +47,8 @@ def test_grouped_strided_convolution_at_batch_one() -> None:
     assert found.gmac == mac / 1e9
     assert found.gflops == 2 * found.gmac
     assert found.parameters == 6 * 2 * 3 * 3 + 6
-    assert found.weight_bytes == 4 * found.parameters
+    assert found.weight_bytes == found.layers[0].weight_bytes == 4 * found.parameters
+    assert found.bytes == found.layers[0].bytes == 4 * (4 * 8 * 8 + found.parameters + 6 * 4 * 4)
 
 
 def test_transposed_convolution_is_counted_at_its_input() -> None:
@@ -90,7 +91,10 @@ def test_quantised_graph_costs_the_same_and_weighs_a_quarter() -> None:
         helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
         helper.make_node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=0),
         helper.make_node("DequantizeLinear", ["bq", "bs", "bz"], ["bd"], axis=0),
-        helper.make_node("Conv", ["xd", "wd", "bd"], ["y"], group=2, strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["xd", "wd", "bd"], ["c"], group=2, strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "xs", "xz"], ["rq"]),
+        helper.make_node("DequantizeLinear", ["rq", "xs", "xz"], ["y"]),
     ]
     weights = {
         "xs": np.float32(0.1), "xz": np.uint8(0),
@@ -100,6 +104,10 @@ def test_quantised_graph_costs_the_same_and_weighs_a_quarter() -> None:
     found, plain = count(model(nodes, ["N", 4, 8, 8], weights)), conv_count()
     assert (found.gmac, found.parameters) == (plain.gmac, plain.parameters)
     assert found.weight_bytes == 6 * 2 * 3 * 3 + 4 * 6
+    # bytes go in and, behind the fused activation, come out; biases are whole integers
+    assert found.layers[0].bytes == 4 * 8 * 8 + found.weight_bytes + 6 * 4 * 4
+    floats = model([*nodes[:4], helper.make_node("Conv", ["xd", "wd", "bd"], ["y"], group=2)], ["N", 4, 8, 8], weights)
+    assert count(floats).layers[0].bytes == 4 * 8 * 8 + found.weight_bytes + 4 * 6 * 6 * 6  # nothing rounds it
 
 
 def test_weights_stored_in_half_precision_count_once_at_two_bytes() -> None:

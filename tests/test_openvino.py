@@ -1,4 +1,4 @@
-"""OpenVINO as a backend: the same masks as ONNX Runtime, errors in one line, and its resizing by matrix products."""
+"""OpenVINO as a backend: the same masks as ONNX Runtime, and errors in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +14,7 @@ from commands import in_subprocess
 onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
 
-import onnxruntime  # noqa: E402
-from onnx import TensorProto, helper  # noqa: E402
-
-from engines import backend, device, open_engine, openvino_cpu, read_manifest  # noqa: E402
+from engines import backend, device, open_engine, read_manifest  # noqa: E402
 from engines.build import build_engine  # noqa: E402
 from engines.graph import load_graph  # noqa: E402
 from engines.onnxruntime_cpu import open_graph  # noqa: E402
@@ -146,46 +142,3 @@ def test_a_broken_installation_is_told_and_auto_goes_on_without_it(
     assert "installed but broken (no libtbb)" in json.loads(built.out)["remarks"]["backend"]["because"]
     doctor = in_subprocess("doctor", "--json", before=before)
     assert "broken (no libtbb)" in json.loads(doctor.out)["backends"]["openvino"]["missing"][0]
-
-
-def resizing(channels: int, before: tuple[int, int], after: tuple[int, int], mode: str, where: str) -> Any:
-    scales = helper.make_tensor("sizes", TensorProto.INT64, [4], [2, channels, *after])
-    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode=mode, coordinate_transformation_mode=where)
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, channels, *before])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, channels, *after])
-    graph = helper.make_graph([node], "resizing", [x], [y], [scales])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-
-
-@pytest.mark.parametrize(
-    ("channels", "before", "after", "mode", "where", "replaced"),
-    [
-        (1, (8, 8), (16, 16), "linear", "half_pixel", True),
-        (1, (5, 7), (13, 9), "linear", "half_pixel", True),
-        (1, (9, 12), (4, 5), "linear", "half_pixel", True),
-        (1, (1, 2), (4, 6), "linear", "half_pixel", True),
-        (3, (8, 8), (16, 16), "linear", "half_pixel", False),
-        (1, (8, 8), (16, 16), "linear", "align_corners", False),
-        (1, (8, 8), (16, 16), "nearest", "asymmetric", False),
-    ],
-)
-def test_resizing_by_products_is_resizing(
-    channels: int, before: tuple[int, int], after: tuple[int, int], mode: str, where: str, replaced: bool
-) -> None:
-    content = resizing(channels, before, after, mode, where).SerializeToString()
-    x = np.random.default_rng(1).normal(size=(2, channels, *before)).astype(np.float32)
-    (expected,) = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    model = openvino.Core().read_model(content)
-    openvino_cpu._resize_by_products(model)
-    kinds = {node.get_type_name() for node in model.get_ordered_ops()}
-    assert ("MatMul" in kinds, "Interpolate" in kinds) == (replaced, not replaced)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    np.testing.assert_allclose(compiled({0: x})[0], expected, atol=1e-5)
-
-
-def test_the_head_of_a_network_is_resized_so(fp32: Path) -> None:
-    model = openvino.Core().read_model(fp32 / "model.onnx")
-    model.reshape([1, 1, 64, 64])
-    before = sum(node.get_type_name() == "MatMul" for node in model.get_ordered_ops())
-    openvino_cpu._resize_by_products(model)
-    assert sum(node.get_type_name() == "MatMul" for node in model.get_ordered_ops()) == before + 2

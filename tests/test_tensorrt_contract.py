@@ -298,6 +298,15 @@ def test_an_engine_runs_frees_and_captures(answer: Json, version: str) -> None:
     assert (allowed in calls(answer, "run version compatible")) is (version != "8.5")
 
 
+def test_layers_are_timed_without_a_graph(answer: Json) -> None:
+    found = result(answer, "profile layers")
+    # a layer that is reported twice took both times; the two warm-up runs do not count
+    assert found["layers"] == {"convolution + relu": [0.25] * 4, "head": [0.75] * 4} and found["runs"] == 4
+    before, after = found["launches"]
+    assert before == after > 0  # the graph of earlier inferences would report nothing
+    assert found["held"] == {}
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "versions"),
     [

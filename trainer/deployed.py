@@ -25,7 +25,8 @@ class Deployed(nn.Module):
 
     Args:
         network: of `trainer.nets`, in evaluation mode.
-        outputs: of `nodule`, `gland`, `size`; returned in this order.
+        outputs: of `nodule`, `gland`, `size`, `reconstruction`; returned in this order, the last as the network gives
+            it.
     """
 
     def __init__(self, network: Network, spec: ModelSpec, outputs: tuple[str, ...]) -> None:
@@ -38,7 +39,7 @@ class Deployed(nn.Module):
             raw["nodule"] = raw["nodule"] * (1 / self.spec.temperature)  # a product, which INT8 knows as part of a head
         return tuple(
             # + 0.5: a cast truncates
-            raw[name] if name == "size" else (torch.sigmoid(raw[name]) * 255 + 0.5).to(torch.uint8)
+            (torch.sigmoid(raw[name]) * 255 + 0.5).to(torch.uint8) if name in ("nodule", "gland") else raw[name]
             for name in self.outputs
         )
 

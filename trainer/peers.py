@@ -118,12 +118,16 @@ def open_peer(checkpoint: Path, how: str) -> TorchPeer:
         UsageError: another one.
         CheckpointError: see `load_checkpoint`.
     """
-    if how not in HOW:
-        raise UsageError(f"PyTorch {how!r}, expected one of {', '.join(HOW)}")
     loaded = load_checkpoint(checkpoint)
     outputs = tuple(name for name in ("nodule", "size") if name in loaded.spec.outputs)
-    deployed = Deployed(loaded.network, loaded.spec, outputs)
-    deployed.network = InHalf(loaded.network, loaded.network.channels)  # type: ignore[assignment]
+    return peer_of(Deployed(loaded.network, loaded.spec, outputs), how)
+
+
+def peer_of(deployed: Deployed, how: str) -> TorchPeer:
+    """A network, which is changed, as an engine; UsageError unless `how` is a key of `HOW`."""
+    if how not in HOW:
+        raise UsageError(f"PyTorch {how!r}, expected one of {', '.join(HOW)}")
+    deployed.network = InHalf(deployed.network, deployed.network.channels)  # type: ignore[assignment]
     return TorchPeer(deployed, how)
 
 
@@ -145,6 +149,32 @@ def matrix_rate() -> dict[str, Any]:
     rate = 2 * side**3 * products / min(seconds[1:])
     how = f"PyTorch, FP16 product of {side} x {side} matrices, best of {_TRIES} times {products}"
     return {"tflops": rate / 1e12, "how": how}
+
+
+def memory_rate() -> dict[str, Any]:
+    """Bandwidth of this device's memory: `gb_s`, 1e9 bytes read and written a second, and how it was taken, `how`."""
+    gpu = torch.cuda.is_available()
+    # far beyond any cache of a GPU
+    source = torch.zeros(2**26 if gpu else 2**20, device="cuda" if gpu else "cpu")
+    copy = torch.empty_like(source)
+    seconds = []
+    for _ in range(_TRIES + 1):
+        if gpu:
+            torch.cuda.synchronize()
+        before = time.perf_counter()
+        for _ in range(_PRODUCTS):
+            copy.copy_(source)
+        if gpu:
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - before) / _PRODUCTS)
+    size = source.numel() * source.element_size()
+    how = f"PyTorch, copies of {size // 2**20} MiB, best of {_TRIES} times {_PRODUCTS}"
+    return {"gb_s": 2 * size / min(seconds[1:]) / 1e9, "how": how}
+
+
+def gpu_rates() -> dict[str, Any] | None:
+    """`matrix` and `memory`, of `matrix_rate` and `memory_rate`; None without a GPU."""
+    return {"matrix": matrix_rate(), "memory": memory_rate()} if torch.cuda.is_available() else None
 
 
 def versions() -> dict[str, Any]:

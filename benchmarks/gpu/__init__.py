@@ -3,8 +3,10 @@
     __main__   the options, and the steps export, build, measure
     steps      what each step does; a step takes what an earlier run left in --out
     table      the figures as Markdown
-    remote     the client's side: another interpreter's TensorRT as a backend of `engines`, its engines as ours
-    worker     the other side, one process for TensorRT and one for PyTorch, which take turns
+    remote     the client's side: another interpreter's TensorRT as a backend of `engines`, on
+               `benchmarks.versus.processes`
+    worker     the other side, one process for TensorRT and one for PyTorch, which take turns, on
+               `benchmarks.versus.worker`
     rehearsal  what stands in for TensorRT with --dry-run
 
 TensorRT and PyTorch need not live in one Python. Three processes run, whatever is installed where:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compare import bootstrap_interval, ratio
-from benchmarks.environment import environment
 from benchmarks.gpu import remote
 from benchmarks.gpu.remote import Process, RemoteEngine
 from benchmarks.gpu.steps import ONNXRUNTIME, Network, Say, Settings
 from benchmarks.gpu.worker import TURN
+from benchmarks.machine.environment import environment
+from benchmarks.versus.compare import bootstrap_interval, ratio
 from engines import onnxruntime_cpu, read_manifest
 from engines.build import PARITY_FILE
 from engines.count import count

@@ -1,49 +1,37 @@
-"""One process that opens engines and times them when asked: JSON lines in on stdin, JSON lines out on stdout.
-
-A request is `{"do": NAME, ...}`, a function of `Worker`. Its answer is `{"answer": {...}}`, or `{"error": CLASS,
-"message": LINE}` with a class of `ssmt_edge.errors`; before it may come any number of `{"say": LINE}`. Arrays travel as
-files of NumPy. It ends when stdin does. What libraries print goes to stderr.
+"""The process of `benchmarks.gpu`: what `benchmarks.versus.worker` answers, and TensorRT or PyTorch on a GPU besides.
 
 Nothing but numpy and OpenCV is imported until a request needs it.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib
-import json
-import os
 import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from benchmarks.timing.turns import Pace
+from benchmarks.versus import worker
+from benchmarks.versus.worker import Say, serve
 from engines import BACKENDS, backend
 from engines.options import TensorRtOptions
-from ssmt_edge.errors import SsmtError
-from ssmt_edge.spec import Engine, EngineManifest
+from ssmt_edge.spec import EngineManifest
 
-WARM_SECONDS, WARM_CALLS = 0.1, 3
-TURN_SECONDS, LEAST_CALLS = 0.3, 5
+PACE = Pace(calls=5, seconds=0.3, warm_calls=3, warm_seconds=0.1)
+HURRY = Pace(calls=2, warm_calls=1)
 TURN = (
-    f"a turn: at least {WARM_SECONDS:g} s and {WARM_CALLS} calls that do not count, then {TURN_SECONDS:g} s and "
-    f"at least {LEAST_CALLS} calls that do"
+    f"a turn: at least {PACE.warm_seconds:g} s and {PACE.warm_calls} calls that do not count, then {PACE.seconds:g} s "
+    f"and at least {PACE.calls} calls that do"
 )
 
 
-class Worker:
+class Worker(worker.Worker):
     """Requests by name; each returns JSON values."""
 
-    def __init__(self, say: Callable[[str], None], hurry: bool) -> None:
-        self._say = say
-        # seconds and calls at least
-        self._warm = (0.0, 1) if hurry else (WARM_SECONDS, WARM_CALLS)
-        self._timed = (0.0, 2) if hurry else (TURN_SECONDS, LEAST_CALLS)
-        self._engines: dict[str, Engine] = {}
+    def __init__(self, say: Say, hurry: bool) -> None:
+        super().__init__(say)
+        self.pace = HURRY if hurry else PACE
 
     def tensorrt(self) -> dict[str, Any]:
         """Version and device; BackendUnavailable says what is missing."""
@@ -66,52 +54,11 @@ class Worker:
         )
         return remarks
 
-    def open(self, name: str, folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Opens the engine of a folder, of whatever backend."""
-        read = EngineManifest.from_dict(manifest)
-        return self._keep(name, backend(read.backend).open(Path(folder), read, None))
-
     def open_peer(self, name: str, checkpoint: str, how: str) -> dict[str, Any]:
         return self._keep(name, _peers().open_peer(Path(checkpoint), how))
 
-    def _keep(self, name: str, engine: Engine) -> dict[str, Any]:
-        self._engines[name] = engine
-        return {"max_batch": engine.max_batch}
-
-    def infer(self, name: str, frames: str, out: str) -> dict[str, Any]:
-        np.savez(out, **self._engines[name].infer(np.load(frames)))  # type: ignore[arg-type]
-        return {}
-
-    def turn(self, name: str, frames: str, batch: int) -> dict[str, Any]:
-        """Times by `TURN`: `host_ms`, from frames in the host's memory to masks in it, and `compute_ms` by the device's
-        clock (empty where the engine does not tell), a value a call; and the engine's `note`."""
-        engine = self._engines[name]
-        stack = np.load(frames)
-        batches = [np.ascontiguousarray(stack[i : i + batch]) for i in range(0, len(stack) - batch + 1, batch)]
-        host: list[float] = []
-        compute: list[float] = []
-        calls, started, counting = 0, time.perf_counter(), 0.0
-        while True:
-            before = time.perf_counter()
-            if not counting and calls >= self._warm[1] and before - started >= self._warm[0]:
-                counting = before
-            engine.infer(batches[calls % len(batches)])
-            now = time.perf_counter()
-            calls += 1
-            if counting:
-                host.append(1e3 * (now - before))
-                if told := getattr(engine, "last_times_ms", None):
-                    compute.append(told["compute"])
-                if len(host) >= self._timed[1] and now - counting >= self._timed[0]:
-                    return {"host_ms": host, "compute_ms": compute, "note": getattr(engine, "note", None)}
-
     def rate(self) -> dict[str, Any]:
         return dict(_peers().matrix_rate())
-
-    def close(self, name: str) -> dict[str, Any]:
-        self._engines.pop(name).close()
-        gc.collect()
-        return {}
 
 
 def _peers() -> Any:
@@ -120,25 +67,10 @@ def _peers() -> Any:
 
 
 def main() -> None:
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # TensorRT, ONNX Runtime and Inductor print what they like
-
-    def send(message: dict[str, Any]) -> None:
-        channel.write(json.dumps(message) + "\n")
-        channel.flush()
-
     rehearse = "--rehearse" in sys.argv[1:]
     if rehearse:
         BACKENDS["tensorrt"] = "benchmarks.gpu.rehearsal"
-    worker = Worker(lambda line: send({"say": line}), hurry=rehearse)
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            send({"answer": getattr(worker, request.pop("do"))(**request)})
-        except SsmtError as error:
-            send({"error": type(error).__name__, "message": str(error)})
-        except Exception as error:  # of CUDA, a compiler, memory: one contender less, not the end of the run
-            send({"error": "EngineError", "message": f"{type(error).__name__}: {error}"})
+    serve(lambda say: Worker(say, hurry=rehearse))
 
 
 if __name__ == "__main__":

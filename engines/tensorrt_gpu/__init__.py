@@ -6,6 +6,7 @@
     timings    the timing cache
     cuda       memory, streams, events, graphs
     runtime    plan to engine
+    layer_times  what each layer of a plan takes
 
 Importing this package imports none of tensorrt, pycuda and cuda: bare machines ask it what is missing.
 """

@@ -169,6 +169,12 @@ class TensorRtEngine(BaseEngine):
         if not self._context.execute_async_v3(self._stream.handle):
             raise EngineError(f"TensorRT does not start{b.said()}")
 
+    def profile(self, profiler: Any) -> None:
+        """Gives every layer's time to a `tensorrt.IProfiler`, from now on; a graph of kernels would tell it nothing."""
+        self._drop_graph()
+        self.note = "no CUDA graph: layers are profiled"
+        self._context.profiler = profiler
+
     def _drop_graph(self) -> None:
         graph, self._graph = self._graph, None
         if graph is not None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ssmt_edge.errors import UsageError, VerdictNo
 from ssmt_edge.packages import needs
 
-if TYPE_CHECKING:
-    from ssmt_edge.spec import Engine
+PEERS = (
+    "torch, torch-compile, onnxruntime, openvino, each also as NAME:plain (the network as trained); "
+    "onnxruntime:same, openvino:same (the INT8 file itself)"
+)
 
 
 def bench(
@@ -22,37 +23,47 @@ def bench(
     source: Annotated[
         str | None, typer.Option(help="Video file, DICOM file or folder of images. Default: phantoms in memory.")
     ] = None,
-    vs: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Peers to compare with: onnxruntime, openvino, torch.")
-    ] = None,
+    vs: Annotated[str | None, typer.Option(metavar="NAME,...", help=f"Peers to compare with: {PEERS}.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights for --vs torch. Default: the shipped ones, if they are the engine's.")
+        list[Path] | None,
+        typer.Option(help="The engines' weights for peers that need them; may be repeated. Default: the shipped ones."),
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled data set: Dice of all beside their speed.")] = None,
+    split: Annotated[str, typer.Option(metavar="train|val|test|all", help="Which part of --data.")] = "val",
     frames: Annotated[int, typer.Option(help="Timed frames an engine, at least 10.")] = 300,
     rounds: Annotated[int, typer.Option(help="Turns of each contender in a comparison, at least 3.")] = 10,
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the physical cores.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second asked for.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate to keep up: at most 1 % of the frames dropped.")] = None,
     budget_ms: Annotated[float | None, typer.Option(help="Latency asked for: 99 % of the frames within it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
+    streams: Annotated[
+        str | None, typer.Option(metavar="N,...", help="Several streams at once, at --fps each (default 30).")
+    ] = None,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Latency, energy and memory alone: no batches, cold starts, layers.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of tables.")] = False,
 ) -> None:
     """Measure engines: latency by stage, throughput, memory, cost; with --vs against other libraries."""
     from ssmt_edge.cli.terminal import progress_bar
 
     with needs("benchmarks"):
         from benchmarks import check_writable, run_bench, write_reports
-    peers = [name.strip() for name in (vs or "").split(",") if name.strip()]
     check_writable(out)
     with progress_bar() as progress:
         report = run_bench(
             engines,
             source=source,
-            versus=peers,
-            torch=_torch_opener(engines, checkpoint) if "torch" in peers else None,
+            versus=[name.strip() for name in (vs or "").split(",") if name.strip()],
+            checkpoints=checkpoint or [],
+            data=data,
+            split=split,
             frames=frames,
             rounds=rounds,
             threads=threads,
             fps=fps,
             budget_ms=budget_ms,
+            number_of_streams=_numbers(streams),
+            brief=brief,
             progress=progress,
         )
     paths = write_reports(report, out)
@@ -61,91 +72,44 @@ def bench(
     else:
         _show(report, paths)
     if report["verdict"] == "no":
-        from benchmarks.words import answer
+        from benchmarks.report.words import answer
 
         raise VerdictNo("; ".join(answer(report, e) for e in report["engines"] if e["verdict"] == "no"))
 
 
-def _torch_opener(engines: list[Path], checkpoint: Path | None) -> Callable[[int], Engine]:
-    """Opens the PyTorch network behind the first engine; torch is imported only when it is called.
-
-    Raises:
-        UsageError: no checkpoint, or not the one that the engine was built from.
-    """
-    from ssmt_edge.files import sha256
-    from ssmt_edge.weights import CHECKPOINT
-
-    with needs("engines"):
-        from engines import read_manifest
-    wanted = read_manifest(engines[0]).checkpoint_sha256
-    path = checkpoint or CHECKPOINT
-    if checkpoint is not None and not checkpoint.is_file():
-        raise UsageError(f"--checkpoint {checkpoint} does not exist; give the file that {engines[0]} was built from")
-    found = sha256(path) if path.is_file() else None
-    if found != wanted:
-        came = f"--checkpoint {checkpoint} holds other weights" if checkpoint else "the shipped weights are others"
-        raise UsageError(
-            f"{came}: {engines[0]} was built from a checkpoint with SHA-256 {wanted[:12]}...; give that file as "
-            f"--checkpoint"
-        )
-
-    def open_network(threads: int) -> Engine:
-        with needs("trainer"):
-            from trainer.deployed import open_checkpoint
-        return open_checkpoint(path, threads)
-
-    return open_network
+def _numbers(text: str | None) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f"--streams {text!r}, expected numbers such as 1,2,4") from None
 
 
 def _show(report: dict[str, Any], paths: list[Path]) -> None:
-    """The gist of the report as tables."""
+    """The gist of the report: latency of every engine, how contenders did, cautions, aims and verdicts."""
     from rich.console import Console
-    from rich.table import Table
 
-    from benchmarks.words import answer, warnings
+    from benchmarks.report import tables
+    from benchmarks.report.words import aim, answer, ratios, warnings
+    from ssmt_edge.cli.terminal import table
 
     console = Console()
-    figures = ("p50", "p90", "p99", "p99.9", "max", "mean")
     for engine in report["engines"]:
-        about = f"{engine['model']} {engine['precision'].upper()} on {engine['backend']}"
-        cost = (
-            f"{engine['gmac']:.3f} GMAC = {engine['gflops']:.3f} GFLOPs, {engine['parameters'] / 1e6:.2f} M parameters"
-        )
+        found = tables.latency(engine)
         memory = f"{engine['memory_mib']['peak']:.0f} MiB at most"
-        start = f"first mask after {engine['start_ms']['first_mask']:.0f} ms"
-        table = Table("ms a frame", title=f"{engine['name']}: {about}", caption=f"{cost}; {memory}, {start}")
-        for figure in figures:
-            table.add_column(figure, justify="right")
-        for stage, values in (engine["stages_ms"] | {"end to end": engine["end_to_end_ms"]}).items():
-            table.add_row(stage, *(f"{values[figure]:.2f}" for figure in figures))
-        console.print(table)
-    if report["comparison"]:
-        _show_comparison(report["comparison"], console)
+        about = f"{engine['model']} {engine['precision'].upper()} on {engine['backend']}"
+        cost = f"{engine['gmac']:.3f} GMAC, {engine['parameters'] / 1e6:.2f} M parameters, {memory}"
+        table(f"{engine['name']}: {about}; {cost}", found.head, found.rows)
+    for comparison in report["comparisons"]:
+        rows = tables.contenders(comparison)
+        table(f"{comparison['model']}: infer, {comparison['rounds']} rounds in turns", rows.head, rows.rows)
+        lines = [f"left out: {row['name']}: {row['why']}" for row in comparison["skipped"]]
+        for line in [*ratios(comparison), *lines]:
+            console.print(line, highlight=False, markup=False)
     for text in warnings(report):
-        console.print(f"caution: {text}", style="yellow", highlight=False)
+        console.print(f"caution: {text}", style="yellow", highlight=False, markup=False)
+    for row in report["aims"]:
+        console.print(aim(row), highlight=False, markup=False)
     for engine in report["engines"]:
-        console.print(answer(report, engine), style="bold", highlight=False)
+        console.print(answer(report, engine), style="bold", highlight=False, markup=False)
     for path in paths:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-
-
-def _show_comparison(comparison: dict[str, Any], console: Any) -> None:
-    from rich.table import Table
-
-    from benchmarks.words import ratios
-
-    table = Table(
-        "contender",
-        title=f"infer, {comparison['rounds']} rounds in turns",
-        caption=f"difference and agreement: against {comparison['reference']}",
-    )
-    for column in ("median ms", "95 % interval", "largest difference", "mask agreement"):
-        table.add_column(column, justify="right")
-    for row in comparison["contenders"]:
-        low, high = row["interval_ms"]
-        difference, agreement = row["max_probability_difference"], row["mask_agreement"]
-        figures = (f"{row['median_ms']:.2f}", f"{low:.2f} to {high:.2f}", f"{difference:.4f}", f"{agreement:.4f}")
-        table.add_row(row["name"], *figures)
-    console.print(table)
-    for line in ratios(comparison):
-        console.print(line, highlight=False)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)

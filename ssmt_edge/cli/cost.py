@@ -71,19 +71,11 @@ def _parameters(name: str, input_size: int) -> int:
 
 def _graph(name: str, input_size: int) -> Graph:
     """A network with random weights, exported as it is deployed."""
-    import torch
-
     with needs("engines"):
         from engines.export import export
-    from ssmt_edge.spec import ModelSpec
-    from trainer.checkpoint import save_checkpoint
-    from trainer.nets import build_network
+    from trainer.counted import random_checkpoint
 
-    torch.manual_seed(0)
-    network = build_network(name, input_size)
-    outputs = tuple(task for task in ("nodule", "gland", "size") if task in network.tasks)
-    spec = ModelSpec(name, input_size, gray_mean=60.0, gray_scale=0.02, outputs=outputs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.safetensors"
-        save_checkpoint(path, network, spec, {})
+        random_checkpoint(name, input_size, path)
         return export(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ssmt_edge.cli import bench, build, data, demo, doctor, evaluate, experiment, run, simulate, train
+from ssmt_edge.cli import bench, bench_compare, build, data, demo, doctor, evaluate, experiment, run, simulate, train
 
 app = typer.Typer(
     name="ssmt-edge",
@@ -25,4 +25,5 @@ app.command()(build.verify)
 app.command()(run.run)
 app.command()(simulate.simulate)
 app.command()(bench.bench)
+app.command("bench-compare")(bench_compare.bench_compare)
 app.command()(doctor.doctor)

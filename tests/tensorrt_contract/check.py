@@ -188,6 +188,28 @@ def run_engine(tape: Any, say: Any, **remarks: Any) -> Any:
             "max_batch": most, "note": opened.note}  # fmt: skip
 
 
+def profile_layers(tape: Any, say: Any) -> Any:
+    """Times of every layer, of an engine that had captured a graph before."""
+    import numpy as np
+    from fake_cuda import Cuda
+    from network import SIZE, engine
+
+    from engines.tensorrt_gpu.layer_times import layer_times
+
+    device = Cuda()
+    sys.modules.update({"pycuda.driver": device.pycuda(), "cuda.bindings.driver": device.bindings()})
+    tape.script.update(engine(tape, device))
+    frames = np.zeros((1, 1, SIZE, SIZE), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        opened = open_plan(Path(folder), tape)
+        for _ in range(3):
+            opened.infer(frames)
+        before = device.launches
+        layers, whole = layer_times(opened, frames, 2, 4)
+        opened.close()
+    return {"layers": layers, "runs": len(whole), "launches": [before, device.launches], "held": device.held()}
+
+
 def refused_plan(tape: Any, say: Any) -> Any:
     from fake_cuda import Cuda
     from network import engine
@@ -244,6 +266,7 @@ SCENARIOS: dict[str, Callable[..., Any]] = {
     "run": run_engine,
     "run version compatible": lambda tape, say: run_engine(tape, say, version_compatible=True),
     "run dla": lambda tape, say: run_engine(tape, say, dla=1),
+    "profile layers": profile_layers,
     "refused plan": refused_plan,
 }
 

@@ -159,7 +159,7 @@ def hand_made(surface: Surface) -> ModuleType:
     severity = type("Severity", (Enum,), {})
     for value, name in enumerate(SEVERITIES):
         setattr(severity, name, severity(name, value))
-    for name in ("ILogger", "IProgressMonitor"):
+    for name in ("ILogger", "IProfiler", "IProgressMonitor"):
         if name in surface["classes"]:
             setattr(module, name, type(name, (), {"Severity": severity}))
     return module

@@ -14,8 +14,8 @@ from typing import Any
 
 CLASSES = (
     "Builder", "EngineInspector", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "IHostMemory", "ILayer",
-    "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor", "ITensor", "ITimingCache",
-    "OnnxParser", "ParserError", "Runtime",
+    "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProfiler", "IProgressMonitor", "ITensor",
+    "ITimingCache", "OnnxParser", "ParserError", "Runtime",
 )  # fmt: skip
 ENUMS = (
     "BuilderFlag", "DataType", "DeviceType", "ErrorCode", "HardwareCompatibilityLevel", "LayerInformationFormat",

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+HEADLINES = {"yes": "Yes, it keeps up", "no": "No, it does not keep up", "none": "Measured"}
+
+STAGES = {
+    "decode": "decode",
+    "preprocess": "preprocess",
+    "host_to_device": "host to device",
+    "infer": "infer",
+    "compute": "compute",
+    "device_to_host": "device to host",
+    "host": "rest of infer on the host",
+    "postprocess": "postprocess",
+}
+"""stages of a frame in their order, as readers see them"""
+
+ABSENT = "not available"
+
 
 def answer(report: dict[str, Any], engine: dict[str, Any]) -> str:
     """One engine's verdict in a sentence."""
     fps, budget = report["asked"]["fps"], report["asked"]["budget_ms"]
-    came = f"{engine['throughput_fps']:.1f} frames/s, p99 {engine['end_to_end_ms']['p99']:.2f} ms"
+    kept = engine["paced"]
+    if kept:
+        p99 = kept["latency_ms"]["p99"]
+        came = f"{kept['recorded']} of {kept['sent']} frames at {kept['fps']:g} frames/s, p99 {p99:.2f} ms"
+    else:
+        came = f"{engine['throughput_fps']:.1f} frames/s, p99 {engine['end_to_end_ms']['p99']:.2f} ms"
     limits = ((fps, "{:g} frames/s"), (budget, "p99 within {:g} ms"))
     asked = [text.format(limit) for limit, text in limits if limit is not None]
     if not asked:
@@ -25,6 +46,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
         for engine in report["engines"]
         if not engine["warmup"]["steady"]
     ]
+    if report.get("watch"):
+        return found + report["watch"]["cautions"]
     where = report["environment"]
     if where["load_average"] and where["load_average"][0] > 0.25 * where["logical_cores"]:
         found.append(
@@ -44,6 +67,32 @@ def ratios(comparison: dict[str, Any]) -> list[str]:
     ]
 
 
+def aim(row: dict[str, Any]) -> str:
+    """Whether an aim of the project is reached, in a sentence."""
+    interval = f" ({row['interval'][0]:.2f} to {row['interval'][1]:.2f})" if row["interval"] else ""
+    against = f" against {row['against']}" if row["against"] else ""
+    found = f"{row['found']:.2f}" if row["interval"] else f"{row['found']:.4g}"
+    limit = f"; {row['limit']}" if row["limit"] else ""
+    return (
+        f"{row['model']}: {row['aim']}: {'reached' if row['reached'] else 'missed'}, {row['engine']}{against} "
+        f"{found}{interval}{limit}"
+    )
+
+
+def beside(comparison: dict[str, Any]) -> list[str]:
+    """What a comparison tells apart from its table: the cross-check, and who did not take part."""
+    found = []
+    check = comparison.get("cross_check")
+    if check and check["difference"] is not None:
+        found.append(
+            f"{check['tool']} takes {check['theirs_ms']:.2f} ms where this bench takes {check['ours_ms']:.2f} ms "
+            f"({100 * check['difference']:+.1f} %)"
+        )
+    if check and check["why"]:
+        found.append(f"{check['tool']}: {check['why']}")
+    return found + [f"{row['name']} left out: {row['why']}" for row in comparison.get("skipped") or ()]
+
+
 def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Under what the numbers were taken: (name, value) for a table; what the machine does not tell is left out."""
     where, settings = report["environment"], report["settings"]
@@ -59,6 +108,7 @@ def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("cores", f"{where['cores']} physical, {where['logical_cores']} logical{quota}"),
         ("instruction sets", ", ".join(where["cpu_flags"])),
         ("clock at the start", clock),
+        ("power mode", where.get("power_mode")),
         ("memory", f"{where['memory_gib']:g} GiB" if where["memory_gib"] else None),
         *(("GPU", ", ".join(gpu.values())) for gpu in where["gpu"]),
         ("load, 1 minute", f"{before[0]:.2f} before, {after[0]:.2f} after" if before and after else None),
@@ -66,4 +116,16 @@ def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("Python", where["python"]),
         ("packages", ", ".join(f"{name} {version}" for name, version in where["packages"].items())),
     ]
-    return [(name, value) for name, value in rows if value]
+    return [(name, str(value)) for name, value in rows if value]
+
+
+def counting(report: dict[str, Any]) -> list[str]:
+    """How the numbers came about, a sentence each."""
+    settings = report["settings"]
+    return [
+        f"Counted: {settings['count_rule']}.",
+        f"Warm-up: {settings['warmup_rule']}.",
+        "A percentile is a measured latency, never interpolated. Throughput is one frame after the other, without "
+        "overlap of stages.",
+        "Where a machine has no counter the report says so; nothing is estimated. Research use only.",
+    ]

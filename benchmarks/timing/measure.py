@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle
-from pathlib import Path
+from itertools import cycle, islice
 from statistics import median
 from time import perf_counter
 
@@ -20,8 +17,14 @@ from ssmt_edge.errors import SourceError
 from ssmt_edge.phantom import phantom
 from ssmt_edge.segment import Job, Segmenter
 from ssmt_edge.sources import Frame, open_source
+from ssmt_edge.spec import Engine
 
-STAGES = ("decode", "preprocess", "infer", "postprocess")
+STAGES = ("decode", "preprocess", "host_to_device", "compute", "device_to_host", "host", "postprocess")
+DEVICE_STAGES = {"h2d": "host_to_device", "compute": "compute", "d2h": "device_to_host"}
+"""`last_times_ms` of an engine, by the device's clock -> stage"""
+HELD = 32
+"""frames held in memory, decoded, for what is not to be slowed down by decoding"""
+
 PERCENTILES = (50, 90, 95, 99, 99.9)
 
 WINDOW = 10
@@ -40,7 +43,8 @@ class Latencies:
     end_to_end_ms: NDArray[np.float64]
     """from the request for a frame to its mask in the frame's own pixels"""
     stages_ms: dict[str, NDArray[np.float64]]
-    """the same time split into `STAGES`; without `decode` when the frames lay in memory"""
+    """the same time split into `STAGES`: no `decode` for frames in memory; where the engine tells no times of a device,
+    all of `infer` is `compute`, else what `infer` takes beyond those times is `host`"""
     first_ms: float
     """from the first request for a frame to the first mask, cold: with opening the source and looking ahead in it"""
     warmup_frames: int
@@ -69,7 +73,8 @@ def measure(segmenter: Segmenter, uri: str | None, iterations: int) -> Latencies
             job = next(located)
             start = perf_counter()
             result = segmenter.postprocess(segmenter.infer(segmenter.preprocess(job)))
-            return result.stages_ms.get("decode", 0.0) + 1e3 * (perf_counter() - start), result.stages_ms
+            total = result.stages_ms.get("decode", 0.0) + 1e3 * (perf_counter() - start)
+            return total, _split(segmenter.engine, result.stages_ms)
 
         start = perf_counter()
         step()
@@ -78,6 +83,17 @@ def measure(segmenter: Segmenter, uri: str | None, iterations: int) -> Latencies
         steps = [step() for _ in range(iterations)]
     stages = {stage: np.array([spans[stage] for _, spans in steps]) for stage in STAGES if stage in steps[0][1]}
     return Latencies(np.array([total for total, _ in steps]), stages, first_ms, 1 + warmup_frames, steady)
+
+
+def _split(engine: Engine, stages_ms: dict[str, float]) -> dict[str, float]:
+    """One frame's times with `infer` split into the device's stages and the rest, `host`."""
+    stages = dict(stages_ms)
+    infer = stages.pop("infer")
+    told = {DEVICE_STAGES[name]: ms for name, ms in getattr(engine, "last_times_ms", {}).items()}
+    if not told:
+        return stages | {"compute": infer}
+    # the two clocks may differ by their resolution
+    return stages | told | {"host": max(0.0, infer - sum(told.values()))}
 
 
 def warm_up(step: Callable[[], float]) -> tuple[int, bool]:
@@ -107,6 +123,17 @@ def jobs(uri: str | None) -> Generator[Job, None, None]:
     if uri is not None:
         return _decoded(uri)
     return (Job(frame, perf_counter(), {}) for frame in cycle(_phantoms()))
+
+
+def in_memory(uri: str | None) -> list[Frame]:
+    """The first HELD frames of a source (or phantoms, `uri` None) of the first one's size, decoded.
+
+    Raises:
+        SourceError: the source cannot be opened or holds no frame.
+    """
+    with closing(jobs(uri)) as supply:
+        frames = [job.frame for job in islice(supply, HELD)]
+    return [frame for frame in frames if frame.pixels.shape == frames[0].pixels.shape]
 
 
 @cache
@@ -150,33 +177,3 @@ def summary(times_ms: NDArray[np.float64]) -> dict[str, float]:
         "mean": float(times_ms.mean()),
         "sd": float(times_ms.std()),
     }
-
-
-def reset_peak_memory() -> None:
-    """Starts the peak of resident memory anew where the system allows it (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:  # then the peak is that of the whole process, an upper bound
-        pass
-
-
-def resident_mib() -> float | None:
-    """Memory that this process holds now, MiB; None where the system does not tell."""
-    return _status_mib("VmRSS")
-
-
-def peak_resident_mib() -> float:
-    """Most memory that this process held since the last reset, MiB."""
-    peak = _status_mib("VmHWM")
-    if peak is not None:
-        return peak
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _status_mib(field: str) -> float | None:
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith(field + ":")), None)

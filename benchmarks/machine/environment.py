@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine.power_mode import power_mode
+from benchmarks.machine.sysfs import number, read, to_number
 from engines.device import available_cores, gpus, physical_cores
 
 # instruction sets that decide how fast an INT8 or FP32 graph can run, under the names of /proc/cpuinfo
@@ -26,10 +28,14 @@ def environment() -> dict[str, Any]:
 
     Keys: `time` (UTC, ISO 8601), `os`, `python`, `packages` {name: version}, `cpu`, `cpu_flags`, `cores` (physical
     ones this process may use), `logical_cores`, `cpu_quota` (cores a container may use at once), `governor`,
-    `clock_mhz`, `memory_gib`, `load_average` (1, 5, 15 minutes), `gpu` (list of {name, driver, memory, power_limit}).
+    `power_mode` (as words), `clock_mhz`, `max_clock_mhz`, `virtual_machine` (None on processors that do not tell),
+    `board` (its model, where firmware names one by device tree: Jetsons and other Arm boards), `memory_gib`,
+    `load_average` (1, 5, 15 minutes), `gpu` (list of {name, driver, memory, power_limit}).
     """
     info = _cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())
+    mode = power_mode()
+    highest = number(_CPUS / "cpu0/cpufreq/cpuinfo_max_freq")
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "os": f"{_os_name()}, {platform.system()} {platform.release()}, {platform.machine()}",
@@ -40,8 +46,12 @@ def environment() -> dict[str, Any]:
         "cores": physical_cores(),
         "logical_cores": available_cores(),
         "cpu_quota": _cpu_quota(),
-        "governor": _read(_CPUS / "cpu0/cpufreq/scaling_governor"),
-        "clock_mhz": _number(info.get("cpu MHz")),
+        "governor": mode.governor,
+        "power_mode": str(mode) or None,
+        "clock_mhz": to_number(info.get("cpu MHz")),
+        "max_clock_mhz": highest / 1e3 if highest else None,
+        "virtual_machine": "hypervisor" in flags if "flags" in info else None,
+        "board": (read(Path("/proc/device-tree/model")) or "").rstrip("\0") or None,
         "memory_gib": _memory_gib(),
         "load_average": load_average(),
         "gpu": _gpus(),
@@ -53,23 +63,9 @@ def load_average() -> list[float] | None:
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
-
-
 def _cpuinfo() -> dict[str, str]:
     """Fields of the first processor in /proc/cpuinfo; empty where there is none."""
-    first = (_read(Path("/proc/cpuinfo")) or "").split("\n\n")[0]
+    first = (read(Path("/proc/cpuinfo")) or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
@@ -93,12 +89,12 @@ def _versions() -> list[tuple[str, str]]:
 
 def _cpu_quota() -> float | None:
     """Cores' worth of time that the control group grants; None when unlimited or not told."""
-    quota, _, period = (_read(Path("/sys/fs/cgroup/cpu.max")) or "").partition(" ")
+    quota, _, period = (read(Path("/sys/fs/cgroup/cpu.max")) or "").partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def _memory_gib() -> float | None:
-    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
+    for line in (read(Path("/proc/meminfo")) or "").splitlines():
         if line.startswith("MemTotal:"):
             return round(int(line.split()[1]) / 2**20, 1)
     return None

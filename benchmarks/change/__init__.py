@@ -1,0 +1,1 @@
+"""`ssmt-edge bench-compare`: what changed between two reports beyond noise."""

@@ -1,0 +1,1 @@
+"""What figures were taken on, and what the machine did meanwhile: sensors, clocks, throttling, energy."""
