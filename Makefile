@@ -3,6 +3,9 @@
 # make check   lint, format and types
 # make clean   removes the environment, caches and out/
 #
+# make bench-cpu
+#              the runs behind the README's figures, engines of the shipped weights against every library that runs the same
+#              network, in out/cpu; CPU_ARGS="--engine FOLDER --checkpoint FILE --data DDTI" adds others
 # make bench-gpu CHECKPOINTS="lite.safetensors net.safetensors" DATA=ddti
 #              TensorRT engines against PyTorch on this machine's GPU, in out/gpu; TRT_PYTHON=PATH takes TensorRT from another
 #              interpreter; GPU_ARGS=--dry-run alone rehearses on the CPU (python -m benchmarks.gpu --help)
@@ -16,11 +19,12 @@ CHECKPOINTS ?=
 DATA ?=
 TRT_PYTHON ?=
 GPU_ARGS ?=
+CPU_ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench-gpu clean
+.PHONY: demo test check bench-cpu bench-gpu clean
 
 demo: .venv/.demo
 	$(BIN)/ssmt-edge demo --out out/demo
@@ -33,6 +37,9 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-cpu: .venv/.dev
+	$(BIN)/python -m benchmarks.cpu --out out/cpu $(CPU_ARGS)
 
 bench-gpu: .venv/.dev
 	$(BIN)/python -m benchmarks.gpu --out out/gpu $(addprefix --checkpoint ,$(CHECKPOINTS)) $(addprefix --data ,$(DATA)) \

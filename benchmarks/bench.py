@@ -18,7 +18,7 @@ from benchmarks.timing.cold import cold_start
 from benchmarks.timing.measure import WARMUP_RULE, Latencies, in_memory, measure, summary
 from benchmarks.timing.memory import engine_memory
 from benchmarks.timing.paced import paced, streams
-from benchmarks.timing.throughput import batches
+from benchmarks.timing.throughput import BATCH_RULE, batches
 from benchmarks.versus.accuracy import Labelled, accuracy, load_labelled
 from benchmarks.versus.comparisons import check_versus, compare_engines, network_inputs
 from benchmarks.versus.contenders import NAMES
@@ -26,6 +26,7 @@ from engines import open_engine, read_manifest
 from engines.device import physical_cores
 from ssmt_edge.errors import UsageError
 from ssmt_edge.segment import Segmenter
+from ssmt_edge.sources import public_name
 from ssmt_edge.spec import COUNT_RULE, EngineManifest
 
 SCHEMA = 2
@@ -117,6 +118,7 @@ def run_bench(
     manifests = [_manifest(path, threads) for path in engines]
     check_versus(versus, names, manifests, checkpoints)
     labelled = load_labelled(data, split) if data else None
+    in_memory(source)  # what is wrong with the source shows before minutes of measuring
     where = environment()
     on_gpu = any(_on_gpu(manifest) for manifest in manifests)
     with Watch(on_gpu) as watch:
@@ -139,12 +141,12 @@ def run_bench(
         "verdict": "no" if "no" in answers else answers.pop(),
         "asked": {"fps": fps, "budget_ms": budget_ms},
         "settings": {
-            # the name only: a path may tell who the user is
-            "source": Path(source).name if source else "phantoms (synthetic frames held in memory, no decoding)",
+            "source": public_name(source) if source else "phantoms (synthetic frames held in memory, no decoding)",
             "frames": frames,
             "threads": threads,
             "batch": 1,
             "warmup_rule": WARMUP_RULE,
+            "batch_rule": None if brief else BATCH_RULE,
             "count_rule": COUNT_RULE,
         },
         "environment": where,
@@ -226,12 +228,12 @@ def _ceilings(manifests: Sequence[EngineManifest], threads: int, progress: Progr
 
 
 def _names(engines: Sequence[Path]) -> list[str]:
-    """Folder names, or whole paths where two are alike or one is called like a peer."""
-    short = [path.resolve().name for path in engines]
-    names = short if len(set(short)) == len(short) and not set(short) & set(NAMES) else [str(path) for path in engines]
-    if len(set(names)) < len(names):
-        raise UsageError(f"{max(names, key=names.count)} is given twice; name each engine once")
-    return names
+    """Folder names, with a number where two are alike or one is called like a peer: a path may tell who the user is."""
+    folders = [path.resolve() for path in engines]
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UsageError(f"{twice} is given twice; name each engine once")
+    names = [folder.name for folder in folders]
+    return [f"{name} {i}" if names.count(name) > 1 or name in NAMES else name for i, name in enumerate(names, 1)]
 
 
 def _manifest(path: Path, threads: int) -> EngineManifest:
@@ -256,5 +258,6 @@ def _described(path: Path, manifest: EngineManifest) -> dict[str, Any]:
         "gmac": manifest.gmac,
         "gflops": manifest.gflops,
         "parameters": manifest.parameters,
-        "size_mib": sum((path / file).stat().st_size for file in manifest.files) / 2**20,
+        # what runs; an INT8 folder holds its FP32 reference as well
+        "size_mib": sum((path / file).stat().st_size for file in manifest.files if file.startswith("model.")) / 2**20,
     }

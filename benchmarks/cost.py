@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.machine.environment import environment, load_average
 from benchmarks.report.files import check_writable, markdown_table
+from benchmarks.report.tables import number
 from benchmarks.timing.memory import METHOD as MEMORY
 from benchmarks.timing.memory import peak_memory
 from benchmarks.timing.turns import METHOD as TURNS
@@ -222,7 +223,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{row['gmac']:.2f}",
         f"{row['gflops']:.2f}",
         *(f"{p['median_ms']:.1f} ({p['interval_ms'][0]:.1f} to {p['interval_ms'][1]:.1f})" for p in (fp32, int8)),
-        *(f"{p['peak_mib']:.0f}" for p in (fp32, int8)),
+        *(number(p["peak_mib"], ".0f") for p in (fp32, int8)),
         *(f"{p['file_mib']:.1f}" for p in (fp32, int8)),
         f"{row['run']}, load {row['load']:.1f}",
     ]
@@ -235,12 +236,13 @@ def markdown(report: dict[str, Any]) -> str:
     size = report["input_size"]
     text = [f"# Cost of the networks at {size} x {size}, batch 1", ""]
     text += markdown_table(headings(), [cells(row) for row in report["rows"]])
-    start = min(row[p]["start_mib"] for row in report["rows"] for p in PRECISIONS)
+    known = (row[p]["start_mib"] for row in report["rows"] for p in PRECISIONS)
+    start = number(min((mib for mib in known if mib is not None), default=None), ".0f")
     text += ["", *(f"- {note}" for note in report["notes"])]
     text += [
         f"- Counted: {report['count_rule']}. Deployed: without gland, reconstruction and what else only trains.",
         f"- Latency: {report['latency_method']}; {report['threads']} threads. In brackets the interval of the median.",
-        f"- Peak: {report['memory_method']}. That start is {start:.0f} MiB here.",
+        f"- Peak: {report['memory_method']}. MiB at that start: {start}.",
         f"- Machine: {where['cpu']}, {where['cores']} cores; {versions}.",
         "",
     ]

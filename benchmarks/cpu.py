@@ -7,22 +7,23 @@ in turns with every other library that runs the same network; once with one thre
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks import run_bench, write_reports
+from benchmarks import check_writable, run_bench, write_reports
 from benchmarks.report.words import aim
-from benchmarks.versus.contenders import NAMES, PACKAGES, library_of
-from engines import backend
+from benchmarks.versus.contenders import NAMES, check_peers
+from engines import backend, open_engine, read_manifest
 from engines.auto import ON_CPU
 from engines.build import build_engine
 from engines.device import physical_cores
 from engines.options import BuildOptions
 from ssmt_edge import weights
-from ssmt_edge.errors import SsmtError
+from ssmt_edge.errors import MissingDependency, SsmtError
+from ssmt_edge.files import sha256
 
 
 def main(
@@ -36,20 +37,29 @@ def main(
     shipped: Annotated[bool, typer.Option(help="Engines of the shipped weights.")] = True,
 ) -> None:
     """Bench this CPU against every peer that is installed; say which aims are reached."""
-    engines = [*(_shipped(out) if shipped else []), *(engine or [])]
-    checkpoints = [*([weights.CHECKPOINT] if shipped else []), *(checkpoint or [])]
-    peers = [name for name in NAMES if find_spec(PACKAGES[library_of(name)])]
     try:
+        check_writable(out)
+        engines = [*(_shipped(out) if shipped else []), *(engine or [])]
+        checkpoints = [*([weights.CHECKPOINT] if shipped else []), *(checkpoint or [])]
+        peers = [name for name in NAMES if _installed(name)]
         for count in threads or sorted({1, physical_cores()}):
             report = run_bench(
                 engines, versus=peers, checkpoints=checkpoints, data=data, frames=frames, rounds=rounds, threads=count,
-                progress=_progress,
+                progress=_teller(),
             )  # fmt: skip
             write_reports(report, out / f"threads-{count}")
             print(f"{count} threads", *map(aim, report["aims"]), sep="\n", flush=True)
     except SsmtError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _installed(peer: str) -> bool:
+    try:
+        check_peers([peer])
+    except MissingDependency:
+        return False
+    return True
 
 
 def _shipped(out: Path) -> list[Path]:
@@ -60,20 +70,37 @@ def _shipped(out: Path) -> list[Path]:
             continue
         for precision in ("fp32", "int8"):
             folder = out / "engines" / f"{weights.CHECKPOINT.stem}-{precision}-{name}"
-            if not folder.is_dir():
+            if not _fits(folder):
                 calib = weights.CALIBRATION if precision == "int8" else None
                 build_engine(weights.ONNX, folder, BuildOptions(precision, name, calib), say=_say)
             found.append(folder)
     return found
 
 
+def _fits(folder: Path) -> bool:
+    """Whether it is an engine of the present weights that opens here."""
+    try:
+        with open_engine(folder):
+            return read_manifest(folder).checkpoint_sha256 == sha256(weights.CHECKPOINT)
+    except SsmtError:
+        return False
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _progress(what: str, done: int, total: int) -> None:
-    if done == 0:
-        _say(what)
+def _teller() -> Callable[[str, int, int], None]:
+    """Says what is going on once, however many steps it has."""
+    last = ""
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if what != last:
+            last = what
+            _say(what)
+
+    return tell
 
 
 if __name__ == "__main__":

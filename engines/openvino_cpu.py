@@ -72,7 +72,7 @@ class OpenVinoEngine(BaseEngine):
         except Exception as error:
             raise _cannot_load(self._path, error) from None
 
-    def count_layers(self) -> Any:
+    def time_layers(self) -> Any:
         """From now on OpenVINO takes the time of every layer at batch 1, which costs some; its request, which tells."""
         self._settings = {**self._settings, "PERF_COUNT": True}
         self._requests = {1: self._compile(1)}

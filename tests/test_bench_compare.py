@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import turns
 from benchmarks.timing.turns import Pace, take_turn
-from benchmarks.versus import cross_check
+from benchmarks.versus import comparisons, cross_check, processes
 from benchmarks.versus.accuracy import accuracy, load_labelled
 from benchmarks.versus.compare import bootstrap_interval, likeness, nodules, ratio, round_medians, take_rounds
-from benchmarks.versus.comparisons import check_versus, compare_engines
-from benchmarks.versus.contenders import NAMES, OnnxRuntimePeer, OpenVinoPeer, open_contender
+from benchmarks.versus.comparisons import _without_paths, check_versus, compare_engines
+from benchmarks.versus.contenders import NAMES, OnnxRuntimePeer, OpenVinoPeer, how, open_contender
+from benchmarks.versus.opening import Ours
 from benchmarks.versus.processes import Process
 from engines import open_engine, read_manifest, reference_graph
 from engines.parity import phantom_frames
@@ -115,6 +117,39 @@ def test_openvino_gives_the_outputs_of_onnx_runtime(tmp_path: Path) -> None:
             assert np.abs(found.astype(int) - expected).max() <= 1
 
 
+def test_openvino_given_the_same_file_is_held_to_no_precision(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    graph = small_graph(tmp_path / "model.onnx")
+    default = openvino.Core().compile_model(graph, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    for library, expected in (
+        ("openvino", openvino.Type.f32),
+        ("openvino:same", default.get_property("INFERENCE_PRECISION_HINT")),
+    ):
+        with open_contender(library, SPEC.to_json(), 1, str(graph)) as peer:
+            assert isinstance(peer, OpenVinoPeer)
+            compiled = peer.request.get_compiled_model()
+        assert compiled.get_property("INFERENCE_PRECISION_HINT") == expected, library
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_contenders_are_told_in_words_whatever_an_engine_is_called() -> None:
+    assert how("openvino C:/engines/int8:same") == how("openvino:same")
+    assert how("openvino:same") != how("openvino") != how("onnxruntime")
+
+
+def test_reasons_do_not_tell_where_things_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for folder in (Path(), Path("runs/int8"), tmp_path / "runs" / "int8"):
+        ours = Ours(["a"], [folder], [small_manifest()], [None], folder / "model.onnx", None)
+        reason = f"{folder / 'model.onnx'}, {folder.resolve() / 'model.onnx'}, /home/somebody/.cache/code.cpp: 1.5"
+        found = _without_paths(reason, ours)
+        assert str(tmp_path) not in found and "somebody" not in found
+        assert found.endswith("~/.cache/code.cpp: 1.5") and found.count("model.onnx") == 2
+    monkeypatch.setenv("HOME", "/")
+    assert _without_paths("a/b", ours) == "a/b"
+
+
 def test_the_reference_graph_goes_before_the_engine_s_own(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no FP32 graph"):
         reference_graph(tmp_path)
@@ -161,6 +196,16 @@ def test_a_request_that_takes_too_long_ends_its_process_and_what_that_started(sl
         assert not any(alive(int(pid)) for pid in said[0].split())
         with pytest.raises(EngineError, match="the sleeper"):  # and it stays ended
             process.ask("sleep")
+
+
+def test_a_process_that_says_no_more_and_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.5)
+    code = "import os, time; os.close(1); time.sleep(60)"
+    start = time.perf_counter()
+    with Process("the mute one", (sys.executable, "-c", code)) as process:
+        with pytest.raises(EngineError, match="the mute one did not answer"):
+            process.ask("anything")
+    assert time.perf_counter() - start < 30
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at /proc")
@@ -214,7 +259,7 @@ def test_engines_of_each_checkpoint_are_compared_in_processes_of_their_own(tmp_p
     for row in first["contenders"]:
         assert len(row["round_medians_ms"]) == 3 and row["median_ms"] > 0
         assert (row["max_probability_difference"], row["mask_agreement"], row["dice"]) == (0, 1, None)
-        assert "own process" in row["pid_note"]
+        assert 0 <= row["idle_cpu"] < 0.9  # of a core, while it was not its turn
     assert [(row["engine"], row["against"]) for row in first["ratios"]] == [("one", "onnxruntime")]
     # what fails is told, without saying where it lies, and costs the others nothing
     assert [row["name"] for row in first["skipped"]] == ["two", "onnxruntime:same"]
@@ -227,6 +272,19 @@ def test_engines_of_each_checkpoint_are_compared_in_processes_of_their_own(tmp_p
     (folders[0] / "reference.onnx").write_bytes(b"damaged, too")
     with pytest.raises(EngineError, match=r"cannot load reference\.onnx"):  # nothing is left to compare with
         compare_engines(names[:1], folders[:1], manifests[:1], versus=["openvino"], frames=6, rounds=3)
+
+
+def test_engines_that_compute_something_else_are_compared_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [small_engine(tmp_path / name) for name in ("one", "gland", "two")]
+    manifests = [read_manifest(folder) for folder in folders]
+    manifests[1] = replace(manifests[1], outputs=("nodule", "gland"))
+    monkeypatch.setattr(comparisons, "_comparison", lambda ours, *_: {"engines": ours.names})
+    found = compare_engines(["one", "gland", "two"], folders, manifests)
+    assert found == [{"engines": ["one", "two"]}]
+    found = compare_engines(["one", "gland", "two"], folders, manifests, versus=["onnxruntime"])
+    assert found == [{"engines": ["one", "two"]}, {"engines": ["gland"]}]
 
 
 @pytest.mark.usefixtures("hurried")
@@ -330,6 +388,7 @@ def test_pytorch_and_the_plain_network_agree_with_the_engine(fp32_engine: Path, 
         (["torch"], None, r"--vs torch needs the weights of one.*--checkpoint.*aaaaaaaaaaaa"),
         (["onnxruntime:plain"], None, "--vs onnxruntime:plain needs the weights"),
         (["torch"], "absent", "absent does not exist"),
+        (["torch"], "", "is not a file"),
         (["onnxruntime"], "w", r"w holds other weights than one.*aaaaaaaaaaaa"),
     ],
 )
@@ -340,7 +399,7 @@ def test_wrong_peers_and_checkpoints_end_in_one_line(
         pytest.skip("torch is not installed")
     (tmp_path / "w").write_bytes(b"other weights")
     with pytest.raises(UsageError, match=message) as caught:
-        check_versus(versus, ["one"], [small_manifest()], [tmp_path / checkpoint] if checkpoint else [])
+        check_versus(versus, ["one"], [small_manifest()], [] if checkpoint is None else [tmp_path / checkpoint])
     assert caught.value.exit_code == 2
 
 

@@ -123,6 +123,8 @@ def test_layers_of_tensorrt_are_found_by_metadata_or_name(
     ]
     assert (executed[1].precision, executed[1].op) == ("int8", "Myelin")
     assert executed[1].bytes == second.bytes + third.bytes
+    assert executed[2].bytes is None  # TensorRT does not tell, and no product tells for it
+    assert executed[3].precision == "int8"  # the fastest here: the floor of what is not known must not be too high
 
 
 def small(*nodes: onnx.NodeProto) -> onnx.ModelProto:
@@ -201,4 +203,6 @@ def test_all_but_the_slowest_share_one_row() -> None:
                                  "share": pytest.approx((total - 3) / total)}  # fmt: skip
     # there is no ceiling for half precision here: nothing is guessed
     assert rest["of_ceiling"] is None and found["floor_ms"] is None and found["of_ceiling"] is None
+    unknown = against(layers_of(odd, Executed("copy", "Copy", "fp32", 1.0, 0, None)), CEILINGS)["layers"]
+    assert [(row["of_ceiling"], row["bound"]) for row in unknown] == [(None, None)] * 2
     json.dumps(found, allow_nan=False)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.machine import nvml as nvml_module
+from benchmarks.machine import power as power_module
 from benchmarks.machine import power_mode as power_mode_module
 from benchmarks.machine import watch as watch_module
 from benchmarks.machine.nvml import Gpu, NvmlUnavailable
@@ -77,6 +78,11 @@ class FakeDriver:
             return 0
 
         return answer
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(power_module, "LEAST_SECONDS", 0.0)
 
 
 def no_gpu() -> Gpu:
@@ -186,12 +192,18 @@ def nonsense(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "holds 'none', expected a whole number"
 
 
+def too_short(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(power_module, "LEAST_SECONDS", 5.0)
+    tree(root, rails("hwmon1", ("VDD_IN", 5000, 800)))
+    return "s are too short for INA3221 VDD_IN; measure more frames"
+
+
 def unknown_rails(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     tree(root, rails("hwmon0", ("VDD_A", 5000, 100), ("VDD_B", 5000, 100)))
     return "which of the rails VDD_A, VDD_B carry the whole module is not known"
 
 
-@pytest.mark.parametrize("case", [no_counter, forbidden, standing, nonsense, unknown_rails])
+@pytest.mark.parametrize("case", [no_counter, forbidden, standing, nonsense, too_short, unknown_rails])
 def test_without_a_counter_there_is_no_number(
     case: Callable[[Path, pytest.MonkeyPatch], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

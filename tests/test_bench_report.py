@@ -24,6 +24,7 @@ from benchmarks.change.text import machine, markdown, worse
 from benchmarks.report.files import markdown as report_markdown
 from benchmarks.report.html import page
 from benchmarks.report.schema import read_report, schema, violations
+from benchmarks.report.words import aim, warnings
 from benchmarks.timing import turns
 from ssmt_edge.errors import DataError, SinkError
 
@@ -144,6 +145,7 @@ def test_a_damaged_report_is_refused_in_one_line(
     [
         (None, "cannot be read"),
         ("{", "is not JSON"),
+        pytest.param("[" * 100_000, "is not JSON", id="brackets in brackets"),
         ("[]", "is no report of bench, expected schema 2"),
         ('{"schema": 1, "engines": []}', "is a report of schema 1, expected schema 2"),
         (b"\xff\xfe", "is not JSON"),
@@ -173,6 +175,7 @@ def test_every_part_of_the_report_is_on_the_page() -> None:
         "the hypervisor took 2.1 %",
         "torch-compile left out: no C++",
         "benchmark_app takes 7.31 ms",
+        "no contender used more than 0.3 % of a core",
         "missed",
         "Research use only",
         "43 % of the roof",
@@ -205,9 +208,10 @@ def test_a_part_that_was_not_measured_leaves_no_trace(key: str) -> None:
 
 def test_the_least_report_is_whole() -> None:
     report = full_report()
-    report |= {"watch": None, "ceilings": None, "comparisons": [], "engines": report["engines"][:1], "verdict": "none"}
+    report |= {"ceilings": None, "comparisons": [], "engines": report["engines"][:1], "verdict": "none"}
     report["asked"] = {"fps": None, "budget_ms": None}
     report["engines"][0].update({key: deepcopy(empty) for key, (_, empty) in OPTIONAL.items()}, verdict="none")
+    report["engines"][0]["memory_mib"] |= {"start": None, "peak": None}
     del report["aims"]
     assert not list(violations(as_json(report), schema()))
     html = page(report)
@@ -215,6 +219,39 @@ def test_the_least_report_is_whole() -> None:
     assert "Against others" not in html
     assert "Measured" in html
     assert "not available" in report_markdown(report) + html
+
+
+def test_a_comparison_that_nobody_survived_is_told() -> None:
+    report = full_report()
+    for left in (1, 0):
+        report["comparisons"][0] |= {"contenders": report["comparisons"][0]["contenders"][:left], "ratios": []}
+        html = page(report)
+        assert not Balanced(html).open
+        assert "torch-compile left out: no C++" in html and "torch-compile left out: no C++" in report_markdown(report)
+
+
+def test_intervals_of_few_rounds_are_cautioned_against() -> None:
+    report = full_report()
+    assert not [text for text in warnings(report) if "rounds" in text]
+    report["comparisons"][1]["rounds"] = 5  # all on one side of the true median in 1 of 16 runs
+    assert [text for text in warnings(report) if text.startswith("ssmt-net: intervals from 5 rounds are too narrow")]
+
+
+def test_an_aim_that_noise_may_have_decided_says_so() -> None:
+    (row,) = full_report()["aims"]
+    assert aim(row).startswith("ssmt-lite: INT8 against")
+    assert "missed, lite-int8 against openvino 1.50 (1.47 to 1.53); 3.60 ms" in aim(row)
+    assert "openvino 1.50 (1.40 to 2.60, which holds 2.5); 3.60 ms" in aim(row | {"interval": [1.4, 2.6]})
+
+
+def test_figures_are_kept_whatever_becomes_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(report: dict[str, Any]) -> str:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("benchmarks.report.files.page", broken)
+    with pytest.raises(RuntimeError):
+        write_reports(full_report(), tmp_path)
+    assert read_report(tmp_path) == as_json(full_report())
 
 
 def luminance(colour: str) -> float:
@@ -271,6 +308,14 @@ def test_the_same_measured_twice_raises_no_alarm_and_a_shift_is_found() -> None:
     assert faster["median"] == faster["throughput"] == "better"
 
 
+def test_latencies_of_few_frames_are_not_judged() -> None:
+    old, new = two_reports(1, 2.0)
+    new["engines"][0]["latencies_ms"] = new["engines"][0]["latencies_ms"][:99]
+    found = verdicts(compare_reports(old, new))
+    assert {found[name] for name in ("median", "p99", "throughput")} == {"not judged"}
+    assert found["times as fast as openvino"] == "worse"
+
+
 def test_small_losses_are_told_and_tolerated() -> None:
     change = compare_reports(*two_reports(1, 1.03, spread=0.005, correlation=0.0))
     assert verdicts(change)["median"] == "tolerated"
@@ -295,6 +340,26 @@ def test_a_machine_that_changed_is_no_fault_of_the_engine() -> None:
     assert verdicts(change)["median"] == "worse"
     assert verdicts(change)["times as fast as openvino"] == "not judged"
     assert any("onnxruntime 1.23.2, now 1.24.0" in text for text in change["cautions"])
+
+
+def test_a_peer_that_runs_what_may_have_changed_tells_nothing_of_the_machine() -> None:
+    # an export that makes the FP32 graph slower slows down the peers that run it
+    old, new = two_reports(2, slower=1.2, peers=1.2)
+    new["comparisons"][0]["reference_sha256"] = "d" * 64
+    change = compare_reports(old, new)
+    assert change["machine"] is None and change["verdict"] == "worse"
+    assert verdicts(change)["times as fast as openvino"] == "not judged"
+    # peers given the network as trained are beyond the reach of the export, `:same` runs the engine's own file
+    for report in (old, new):
+        for row, given in zip(report["comparisons"][0]["contenders"][1:], ("plain", "same"), strict=True):
+            row["name"] += f":{given}"
+    change = compare_reports(old, new)
+    assert change["machine"]["peers"] == ["openvino:plain on ssmt-lite"]
+    found = verdicts(change)
+    assert (found["median"], found["times as fast as onnxruntime:same"]) == ("machine", "not judged")
+    # nor does anybody who has other threads
+    new["settings"]["threads"] = 1
+    assert compare_reports(old, new)["machine"] is None
 
 
 def test_figures_of_one_value_a_run_have_rules_of_their_own() -> None:
@@ -341,7 +406,7 @@ def test_reports_of_other_conditions_are_compared_with_cautions_first(tmp_path: 
     ):
         assert text.index(caution) < text.index("## renamed")
     assert "only in the new report: further" in text
-    assert "no peer ran in both" in text
+    assert "no peer did the same work in both" in text
 
 
 def test_the_verb_ends_with_3_when_something_got_worse(tmp_path: Path, cli: Cli) -> None:
@@ -362,3 +427,12 @@ def test_the_verb_ends_with_3_when_something_got_worse(tmp_path: Path, cli: Cli)
     assert answer.code == 1
     assert re.fullmatch(r"error: --out [^\n]+\n", answer.err)
     assert cli("bench-compare", tmp_path / "new", tmp_path / "old", "--tolerance", "nan").code == 2
+    new["engines"].append(engine("further", latencies(9, 3.0), precision="fp32"))
+    (tmp_path / "new" / "report.json").write_text(json.dumps(new))
+    assert "only in the new report: further\n" in cli("bench-compare", tmp_path / "old", tmp_path / "new").err
+    # an engine that was renamed and changed must not pass unseen
+    del new["engines"][0]
+    (tmp_path / "new" / "report.json").write_text(json.dumps(new))
+    answer = cli("bench-compare", tmp_path / "old", tmp_path / "new")
+    assert answer.code == 1
+    assert re.fullmatch(r"error: the reports have no engine in common: [^\n]* one, [^\n]* further; .*\n", answer.err)

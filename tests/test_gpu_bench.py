@@ -14,7 +14,7 @@ import pytest
 
 import engines
 from benchmarks.gpu import __main__ as script
-from benchmarks.gpu.measure import _standings
+from benchmarks.gpu.measure import _standings, earlier_networks
 from benchmarks.gpu.remote import Process
 from engines.device import cpu_device
 from engines.parity import phantom_frames
@@ -128,6 +128,18 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert [row["host_ms"] for row in rows] == [1.0, 4.0]
     assert [row["compute_ms"] for row in rows] == [0.5, None]
     assert rows[0]["times_as_fast_as"] == {"torch eager": {"median": 4.0, "interval": (4.0, 4.0)}}
+
+
+def test_results_of_a_rehearsal_or_another_gpu_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    terms = {"rehearsal": False, "tensorrt": {"version": "10.3.0", "device": {"name": "Orin"}}}
+    said: list[str] = []
+    path = tmp_path / "results.json"
+    assert earlier_networks(path, terms, said.append) == {}
+    path.write_text(json.dumps({**terms, "networks": {"lite": {}}}))
+    assert earlier_networks(path, terms, said.append) == {"lite": {}}
+    assert said == []
+    assert earlier_networks(path, {**terms, "rehearsal": True}, said.append) == {}
+    assert said[0].endswith("was measured with another rehearsal")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -45,7 +45,7 @@ class Deployed(nn.Module):
 
 
 class TorchEngine:
-    """A checkpoint behind the Engine protocol, on a GPU if there is one: for evaluation and as the bench's peer."""
+    """A checkpoint behind the Engine protocol, on a GPU if there is one: for evaluation."""
 
     max_batch = 64
 

@@ -13,15 +13,20 @@ from numpy.typing import NDArray
 from benchmarks.aims import DICE_DROP
 from benchmarks.change.differences import differences
 from benchmarks.change.noise import Estimate, of_latencies, of_rounds
-from benchmarks.versus.contenders import PACKAGES, library_of
+from benchmarks.versus.contenders import PACKAGES, given_to, library_of
+from ssmt_edge.errors import DataError
 
 LEAST_ROUNDS = 5
+LEAST_FRAMES = 100
+"""of two runs of the same with 30 frames a simulation found a change of p99 in 24 % of cases, with 100 in 5 %"""
 NO_CHANGE = Estimate(0.0, 0.0, 1e9)
 METHOD = (
-    "changes are of new to old. Latencies: bootstrap over blocks of neighbouring frames; ratios to peers: bootstrap "
-    f"over rounds, at least {LEAST_ROUNDS}. Intervals are so wide that two runs of the same show any change at all in "
-    "5 % of cases (Bonferroni over everything judged). The machine's own change is the median over the peers' times; "
-    "it is taken out of the changes of latency and throughput. Memory is one value a run: the tolerance alone decides. "
+    "changes are of new to old. Latencies: bootstrap over blocks of neighbouring frames, at least "
+    f"{LEAST_FRAMES} frames; ratios to peers: bootstrap over rounds, at least {LEAST_ROUNDS}. Intervals are so wide "
+    "that the noise within a run shows any change at all in 5 % of comparisons of the same (Bonferroni over everything "
+    "judged). What differs only from one run to the next, such as where memory lies, no single run tells: that is left "
+    "to the tolerance. The machine's own change is the median over the times of peers that did the same work; it is "
+    "taken out of the changes of latency and throughput. Memory is one value a run: the tolerance alone decides. "
     "A cold start counts where the runs of the two reports lie further apart than they scatter. "
     f"Dice may fall by {DICE_DROP:g} on the same images"
 )
@@ -60,8 +65,16 @@ def compare_reports(old: dict[str, Any], new: dict[str, Any], tolerance: float =
         `interval` (of the change, None for single values), and `verdict`: `worse`, `better`, `noise` (no change beyond
         noise), `tolerated` (worse beyond noise, within the tolerance), `machine` (a change that is gone once the
         machine's own is taken out), `not judged`.
+
+    Raises:
+        DataError: the reports have no engine in common.
     """
     pairs, only_old, only_new = _pairs(old["engines"], new["engines"])
+    if not pairs:
+        raise DataError(
+            f"the reports have no engine in common: the old one has {', '.join(only_old)}, the new one "
+            f"{', '.join(only_new)}; give reports of the same engines"
+        )
     comparisons = [(_comparison(old, a), _comparison(new, b)) for a, b in pairs]
     drift, peers = _drift(comparisons, old, new)
     figures = [
@@ -126,12 +139,11 @@ def _drift(
     old: dict[str, Any],
     new: dict[str, Any],
 ) -> tuple[Estimate, list[str]]:
-    """The machine's own change of time: that of the same peers in the same version; and which peers."""
+    """The machine's own change of time: that of peers that did the same work in both; and which peers."""
     changes: dict[str, Estimate] = {}
     for turns in comparisons:
         for a, b in _peers(turns):
-            # `:same` runs the engine's own file, which may be what changed
-            if not b["name"].endswith(":same") and _enough(a, b) and _same_version(b["name"], old, new):
+            if _enough(a, b) and _same_work(b["name"], turns, old, new):
                 key = f"{b['name']} on {turns[1]['model']}" if turns[1] else b["name"]
                 changes[key] = of_rounds(_times(b)) - of_rounds(_times(a))
     if not changes:
@@ -150,10 +162,20 @@ def _machine(drift: Estimate, peers: list[str]) -> dict[str, Any]:
     return {"change": change, "interval": [low - 1, high - 1], "changed": changed, "peers": peers}
 
 
-def _same_version(name: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    package = PACKAGES.get(library_of(name), name)
-    before, after = (report["environment"]["packages"].get(package) for report in (old, new))
-    return bool(before == after)
+def _same_work(
+    name: str,
+    turns: tuple[dict[str, Any] | None, dict[str, Any] | None],
+    old: dict[str, Any],
+    new: dict[str, Any],
+) -> bool:
+    """Whether a peer of the same version did the same with as many threads, as far as the reports tell."""
+    package, given = PACKAGES.get(library_of(name), name), given_to(name)
+    if given == "same":  # the engine's own file, which may be what changed
+        return False
+    own_graph = not given and package != "torch"  # changes with the export
+    work = {(turn["model"], turn.get("reference_sha256") if own_graph else None) for turn in turns if turn}
+    terms = [(report["environment"]["packages"].get(package), report["settings"]["threads"]) for report in (old, new)]
+    return len(work) == 1 and terms[0] == terms[1]
 
 
 def _enough(*contenders: dict[str, Any]) -> bool:
@@ -166,13 +188,19 @@ def _times(contender: dict[str, Any]) -> NDArray[np.float64]:
 
 def _latencies(a: dict[str, Any], b: dict[str, Any], drift: Estimate) -> Iterator[Figure]:
     before, after = (of_latencies(np.array(engine["latencies_ms"], float)) for engine in (a, b))
+    enough = min(len(engine["latencies_ms"]) for engine in (a, b)) >= LEAST_FRAMES
+
+    def figure(name: str, unit: str, old: float, new: float, change: Estimate, machine: Estimate) -> Figure:
+        judged = (change - machine, change) if enough else (None, None)
+        return Figure(name, unit, old, new, unit == "ms", *judged)
+
     for name, key in (("median", "p50"), ("p99", "p99")):
         change = after[key] - before[key]
         old, new = (exp(found[key].log) for found in (before, after))
-        yield Figure(name, "ms", old, new, True, change - drift, change)
+        yield figure(name, "ms", old, new, change, drift)
     change = before["mean"] - after["mean"]
     old, new = (1e3 / exp(found["mean"].log) for found in (before, after))
-    yield Figure("throughput", "frames/s", old, new, False, change + drift, change)
+    yield figure("throughput", "frames/s", old, new, change, NO_CHANGE - drift)
 
 
 def _ratios(
@@ -194,7 +222,7 @@ def _ratios(
             rounds = min(len(peer["round_medians_ms"]), len(engine["round_medians_ms"]))
             ratios.append(_times(peer)[:rounds] / _times(engine)[:rounds])
         name = peers[1]["name"]
-        fair = _enough(*peers, *ours) and _same_version(name, old, new)
+        fair = _enough(*peers, *ours) and _same_work(name, turns, old, new)
         before, after = (of_rounds(values) for values in ratios)
         yield Figure(
             f"times as fast as {name}", "x", exp(before.log), exp(after.log), False, after - before if fair else None

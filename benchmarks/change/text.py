@@ -23,7 +23,7 @@ def markdown(change: dict[str, Any]) -> str:
     head = "Worse" if change["verdict"] == "worse" else "Nothing got worse"
     lines = ["# ssmt-edge bench-compare", "", f"**{head} beyond noise and {100 * change['tolerance']:g} %**", ""]
     lines += [f"- Caution: {text}" for text in change["cautions"]]
-    lines += [f"- {text}" for text in (machine(change), worse(change), _unpaired(change)) if text]
+    lines += [f"- {text}" for text in (machine(change), worse(change), unpaired(change)) if text]
     for table in tables(change):
         lines += ["", f"## {table.title}", "", *markdown_table(list(table.head), [list(row) for row in table.rows])]
     return "\n".join([*lines, "", f"Method: {change['method']}.", ""])
@@ -33,7 +33,10 @@ def machine(change: dict[str, Any]) -> str:
     """What the machine itself changed, in a sentence."""
     found = change["machine"]
     if found is None:
-        return "no peer ran in both reports, so that a change of the machine cannot be told from one of the engines"
+        return (
+            "no peer did the same work in both reports, so that a change of the machine cannot be told from one of the "
+            "engines"
+        )
     low, high = (f"{100 * value:+.1f} %" for value in found["interval"])
     who = f"{', '.join(found['peers'])}: {100 * found['change']:+.1f} % of time, 95 % interval {low} to {high}"
     if found["changed"]:
@@ -66,7 +69,8 @@ def _title(engine: dict[str, Any]) -> str:
     return engine["name"] if same else f"{engine['name']} (was {engine['old_name']})"
 
 
-def _unpaired(change: dict[str, Any]) -> str:
+def unpaired(change: dict[str, Any]) -> str:
+    """Engines of one report alone, in a line; empty when there are none."""
     parts = [f"only in the {which} report: {', '.join(change[f'only_{which}'])}" for which in ("old", "new")
              if change[f"only_{which}"]]  # fmt: skip
     return "; ".join(parts)

@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
         if "measure" in steps:
             results = measure_all(settings, tensorrt, start(here, "torch"), say)
             with replacing(settings.out / "results.md") as part:
-                part.write_text(markdown(results, shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]])))
+                command = shlex.join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]])
+                part.write_text(markdown(results, command), encoding="utf-8")
             say(f"wrote {settings.out / 'results.json'} and {settings.out / 'results.md'}")
     bad = [
         f"{network.folder.name} {name}: {built['refused'] or built['failed']}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -44,15 +45,14 @@ METHOD = (
 def measure_all(settings: Settings, tensorrt: Process, torch: Process, say: Say) -> dict[str, Any]:
     """Times everything that was built, and the peers, in turns; writes `results.json` after every batch size."""
     path = settings.out / RESULTS_FILE
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"networks": {}}
-    results |= {
+    terms: dict[str, Any] = {
         "schema": SCHEMA,
         "rehearsal": settings.rehearse,
         "method": METHOD,
-        "environment": environment(),
         "tensorrt": tensorrt.ask("tensorrt"),
         "torch": torch.ask("torch"),
     }
+    results = terms | {"environment": environment(), "networks": earlier_networks(path, terms, say)}
     samples = load_samples(settings.data, "val")
     for network in settings.networks():
         graph = network.graph()
@@ -79,6 +79,18 @@ def measure_all(settings: Settings, tensorrt: Process, torch: Process, say: Say)
             entry["batches"][str(batch)] = block
             write_json(path, results)
     return results
+
+
+def earlier_networks(path: Path, terms: dict[str, Any], say: Say) -> dict[str, Any]:
+    """`networks` of the results that an earlier run left: none if its terms were others, such as another GPU."""
+    if not path.is_file():
+        return {}
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    other = [name for name, value in terms.items() if earlier.get(name) != value]
+    if other:
+        say(f"{path}: starts afresh, what it holds was measured with another {', '.join(other)}")
+        return {}
+    return dict(earlier["networks"])
 
 
 def validation_frames(samples: list[Sample], spec: ModelSpec, least: int) -> tuple[NDArray[np.uint8], list[str]]:

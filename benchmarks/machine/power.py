@@ -20,6 +20,8 @@ from benchmarks.machine.nvml import Gpu, NvmlUnavailable
 from benchmarks.machine.sysfs import ROOT, hwmons, read
 
 REST_SECONDS = 3.0
+LEAST_SECONDS = 1.0
+"""of a block whose energy is told: the slowest counters move ten times a second"""
 # INA3221: the rails that together carry the module, none of which feeds another, by Jetson; rails of which that is not
 # certain, such as AGX Orin's VDDQ_VDD2_1V8AO, are left out, and the report names those that were counted
 _MODULE_RAILS = (
@@ -79,8 +81,8 @@ class PowerMeter(Meter):
 class Energy:
     """Measures the energy of a block, `with Energy() as energy: ...`; then `energy.report(frames)`.
 
-    Entering takes `idle_seconds`, during which the machine rests and its power without the block is measured. The
-    block should last a second or more, since the slowest counters move ten times a second.
+    Entering takes `idle_seconds`, during which the machine rests and its power without the block is measured. A
+    block of less than LEAST_SECONDS gives no number.
 
     Args:
         gpu: the block computes on an NVIDIA GPU, so that the GPU's energy belongs to it.
@@ -124,8 +126,8 @@ class Energy:
             `counter`, `joule`, `watt` and `idle_watt` of each counter.
         """
         joule = sum(meter.joule for meter in self._meters)
-        if not joule:  # a virtual machine may show a counter that never moves
-            why = f"{_names(self._meters)} did not move" if self._meters else self._missing
+        seconds = max((meter.seconds for meter in self._meters), default=0.0)
+        if why := self._lack(joule, seconds):
             nothing = ("joule_per_frame", "joule_per_frame_above_idle", "watt", "idle_watt", "seconds")
             return {**dict.fromkeys(nothing), "counter": f"not available: {why}", "parts": []}
         watts = [meter.joule / meter.seconds for meter in self._meters]
@@ -138,13 +140,23 @@ class Energy:
             "joule_per_frame_above_idle": above / frames if self._idle_watts else None,
             "watt": sum(watts),
             "idle_watt": sum(self._idle_watts) if self._idle_watts else None,
-            "seconds": max(meter.seconds for meter in self._meters),
+            "seconds": seconds,
             "counter": _names(self._meters) + (f" (without the processor: {self._missing})" if self._missing else ""),
             "parts": [
                 {"counter": meter.name, "joule": meter.joule, "watt": watt, "idle_watt": idle}
                 for meter, watt, idle in zip(self._meters, watts, idles, strict=True)
             ],
         }
+
+    def _lack(self, joule: float, seconds: float) -> str:
+        """Why there is no number; "" where there is one."""
+        if not self._meters:
+            return self._missing
+        if not joule:  # a virtual machine may show a counter that never moves
+            return f"{_names(self._meters)} did not move"
+        if seconds < LEAST_SECONDS:
+            return f"{seconds:.2f} s are too short for {_names(self._meters)}; measure more frames"
+        return ""
 
     def _begin(self) -> None:
         self._read(Meter.start)

@@ -17,8 +17,6 @@ from benchmarks.machine.sensors import Sensors
 from benchmarks.machine.sysfs import ROOT
 
 INTERVAL_S = 0.5
-# a full reading costs many times what the others do
-_FULL_EVERY = 5
 _FELL = 0.05
 _STOLEN = 0.01
 _OTHERS = 0.05
@@ -30,7 +28,7 @@ class Watch:
     """`with Watch() as watch: ...`; then `watch.report()`.
 
     Entering and leaving take about a quarter of a second each, for `speed`. In between a thread reads the sensors
-    twice a second.
+    twice a second; who else used the processor is asked once, at the end.
 
     Args:
         gpu: an NVIDIA GPU computes.
@@ -54,6 +52,8 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        # of the whole run: a look at every process in the middle of it would delay frames
+        self._samples.append(self._sensors.sample())
         self._after = self._rest()
 
     def report(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Watch:
 
     def _sample(self) -> None:
         while not self._stop.wait(INTERVAL_S):
-            self._samples.append(self._sensors.sample(full=len(self._samples) % _FULL_EVERY == 0))
+            self._samples.append(self._sensors.sample(full=False))
 
     def _rest(self) -> Sample:
         self._sensors.sample()
@@ -134,7 +134,7 @@ def cautions(before: Sample, samples: Sequence[Sample], after: Sample, cores: in
     stolen = _numbers(samples, "steal_share")
     if stolen and fmean(stolen) > _STOLEN:
         found.append(f"the hypervisor took {100 * fmean(stolen):.1f} % of the processors' time")
-    others = _numbers(samples, "others_share") or _numbers([before, after], "others_share")
+    others = _numbers(samples, "others_share")
     if others and fmean(others) > _OTHERS:
         found.append(f"other processes used {fmean(others) * cores:.1f} of {cores} logical cores")
     return found

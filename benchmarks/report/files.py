@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,25 @@ def check_writable(out: Path) -> None:
 
 
 def write_reports(report: dict[str, Any], out: Path) -> list[Path]:
-    """Writes the three files, each whole or not at all, beside whatever else the folder holds.
+    """Writes the three files, each whole or not at all, beside whatever else the folder holds; the figures first.
 
     Raises:
         SinkError: one cannot be written.
     """
-    texts = (json.dumps(report, indent=1) + "\n", markdown(report), page(report))
+    makers: tuple[Callable[[dict[str, Any]], str], ...] = (_figures, markdown, page)
     paths = [out / name for name in NAMES]
-    for path, text in zip(paths, texts, strict=True):
+    for path, make in zip(paths, makers, strict=True):
+        text = make(report)
         try:
             with replacing(path) as part:
                 part.write_text(text, encoding="utf-8")
         except OSError as error:
             raise SinkError(f"{path} cannot be written: {error.strerror}; free space or give another --out") from None
     return paths
+
+
+def _figures(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=1) + "\n"
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -88,13 +88,13 @@ def _engine(report: dict[str, Any], engine: dict[str, Any]) -> str:
 
 def _tiles(engine: dict[str, Any]) -> list[tuple[str, str, str]]:
     total, start = engine["end_to_end_ms"], engine.get("cold_start_ms")
-    joule = (engine.get("energy") or {}).get("joule_per_frame")
+    joule, peak = (engine.get("energy") or {}).get("joule_per_frame"), engine["memory_mib"]["peak"]
     return [
         ("p50 end to end", f"{total['p50']:.2f}", "ms"),
         ("p99 end to end", f"{total['p99']:.2f}", "ms"),
         ("throughput", f"{engine['throughput_fps']:.1f}", "fps"),
         ("cold start to first mask", *((f"{start['total']:.0f}", "ms") if start else ("", ABSENT))),
-        ("peak memory", f"{engine['memory_mib']['peak']:.0f}", "MiB"),
+        ("peak memory", *((f"{peak:.0f}", "MiB") if peak is not None else ("", ABSENT))),
         ("energy a frame", *((f"{joule:.3g}", "J") if joule is not None else ("", ABSENT))),
     ]
 
@@ -139,10 +139,14 @@ def _accuracy(report: dict[str, Any]) -> str:
     if any(not point.labelled for point in found):
         said += " Of many squares only the fastest is named; the tables above have them all."
     if what == "Dice":
-        said += " Whiskers: 95 % interval of the mean over images."
+        said += (
+            " Whiskers: 95 % interval of the mean over images. All saw the same images: a difference is surer than "
+            "whiskers that overlap make it look."
+        )
     else:
         said += (
-            " No labelled data set was given, so this is how well masks agree with the FP32 reference, not with truth."
+            " No labelled data set was given: this is how well masks agree with those of the same network in FP32, not "
+            "with truth, and tells nothing of one network against another."
         )
     plot = card(
         f"{what[0].upper()}{what[1:]} against time of inference",

@@ -70,7 +70,7 @@ def stacks(engines: Sequence[dict[str, Any]]) -> str:
 def contenders(comparison: dict[str, Any]) -> str:
     """Everything that took turns, fastest first: time as a bar with its interval, accuracy in the same row."""
     rows = sorted(comparison["contenders"], key=lambda row: row["median_ms"])
-    longest = max(max(row["interval_ms"][1], row["median_ms"]) for row in rows)
+    longest = max((max(row["interval_ms"][1], row["median_ms"]) for row in rows), default=0.0)
     dice = any(row.get("dice") is not None for row in rows)
     head = ["contender", "", "median ms", "95 % interval"] + ["Dice"] * dice + ["mask agreement", "largest difference"]
     lines = [f"<thead><tr>{''.join(f'<th scope=col>{escape(cell)}</th>' for cell in head)}</tr></thead><tbody>"]
@@ -99,8 +99,8 @@ def _bar(row: dict[str, Any], longest: float) -> str:
     )
 
 
-def ratio_matrix(comparison: dict[str, Any]) -> Table:
-    """Peers down, engines across: how many times as fast the engine is."""
+def ratio_matrix(comparison: dict[str, Any]) -> Table | None:
+    """Peers down, engines across: how many times as fast the engine is; None where only one is left."""
     found = {(row["engine"], row["against"]): row for row in comparison["ratios"]}
     engines = list(dict.fromkeys(row["engine"] for row in comparison["ratios"]))
     rows = []
@@ -108,4 +108,4 @@ def ratio_matrix(comparison: dict[str, Any]) -> Table:
         cells = [found.get((engine, against)) for engine in engines]
         rows.append([against, *(f"{c['ratio']:.2f} ({span(c['interval'])})" if c else "" for c in cells)])
     note = f"Times as fast as the contender on the left, with the 95 % interval. Method: {comparison['method']}."
-    return Table("How many times as fast", ["against", *engines], rows, note)
+    return Table("How many times as fast", ["against", *engines], rows, note) if rows else None

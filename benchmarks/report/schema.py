@@ -44,7 +44,7 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}; give a report.json that bench wrote") from None
-    except ValueError:  # JSON and UTF-8
+    except (ValueError, RecursionError):  # JSON, UTF-8, brackets in brackets
         raise DataError(f"{file} is not JSON; give a report.json that bench wrote") from None
     version = report.get("schema") if isinstance(report, dict) else None
     if version != VERSION:

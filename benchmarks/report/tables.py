@@ -72,7 +72,7 @@ def latency(engine: dict[str, Any]) -> Table:
 
 
 def stages(engine: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The engine's stages in the order in which a frame passes them; an unknown one would be an error of ours."""
+    """The engine's stages in the order in which a frame passes them."""
     return {stage: engine["stages_ms"][stage] for stage in STAGES if stage in engine["stages_ms"]}
 
 
@@ -112,7 +112,8 @@ def batches(report: dict[str, Any]) -> Table | None:
         for row in engine.get("batches") or ()
     ]
     head = ["engine", "batch", "ms a call", "95 % interval", "frames/s"]
-    return Table("Throughput of bare inference", head, rows) if rows else None
+    rule = report["settings"].get("batch_rule")
+    return Table("Throughput of bare inference", head, rows, f"Method: {rule}." if rule else "") if rows else None
 
 
 def cold_start(report: dict[str, Any]) -> Table | None:
@@ -178,13 +179,14 @@ def compared_with(comparison: dict[str, Any]) -> str:
     )
 
 
-def ratio_table(comparison: dict[str, Any]) -> Table:
-    """How many times as fast each engine is."""
+def ratio_table(comparison: dict[str, Any]) -> Table | None:
+    """How many times as fast each engine is; None where only one is left."""
     rows = [
         [row["engine"], row["against"], number(row["ratio"]), span(row["interval"])] for row in comparison["ratios"]
     ]
     note = f"Method: {comparison['method']}."
-    return Table("Ratios", ["engine", "against", "times as fast", "95 % interval"], rows, note, text=(1,))
+    head = ["engine", "against", "times as fast", "95 % interval"]
+    return Table("Ratios", head, rows, note, text=(1,)) if rows else None
 
 
 def accuracy(report: dict[str, Any]) -> Table | None:
@@ -217,11 +219,9 @@ WATCHED = {
 }
 
 
-def watch(report: dict[str, Any]) -> Table | None:
+def watch(report: dict[str, Any]) -> Table:
     """What the machine did before, during and after; what it does not tell is named below."""
-    found = report.get("watch")
-    if not found:
-        return None
+    found = report["watch"]
     rows, silent = [], []
     for name in dict.fromkeys([*found["before"], *found["during"], *found["after"]]):
         said, during = WATCHED.get(name, name.replace("_", " ")), found["during"].get(name)

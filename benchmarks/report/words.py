@@ -10,7 +10,6 @@ STAGES = {
     "decode": "decode",
     "preprocess": "preprocess",
     "host_to_device": "host to device",
-    "infer": "infer",
     "compute": "compute",
     "device_to_host": "device to host",
     "host": "rest of infer on the host",
@@ -19,6 +18,9 @@ STAGES = {
 """stages of a frame in their order, as readers see them"""
 
 ABSENT = "not available"
+
+LEAST_ROUNDS = 6
+"""all rounds lie on one side of the true median in a share of 2 / 2^rounds of runs, which is below 5 % from here on"""
 
 
 def answer(report: dict[str, Any], engine: dict[str, Any]) -> str:
@@ -46,16 +48,13 @@ def warnings(report: dict[str, Any]) -> list[str]:
         for engine in report["engines"]
         if not engine["warmup"]["steady"]
     ]
-    if report.get("watch"):
-        return found + report["watch"]["cautions"]
-    where = report["environment"]
-    if where["load_average"] and where["load_average"][0] > 0.25 * where["logical_cores"]:
-        found.append(
-            f"the machine was not idle before the run (load average {where['load_average'][0]:.2f} over one minute)"
-        )
-    if where["governor"] not in (None, "performance"):
-        found.append(f"the clock may vary (governor {where['governor']})")
-    return found
+    found += [
+        f"{comparison['model']}: intervals from {comparison['rounds']} rounds are too narrow, for not even their whole "
+        f"range holds the true median in 95 % of runs; take --rounds {LEAST_ROUNDS} or more"
+        for comparison in report["comparisons"]
+        if comparison["rounds"] < LEAST_ROUNDS
+    ]
+    return found + report["watch"]["cautions"]
 
 
 def ratios(comparison: dict[str, Any]) -> list[str]:
@@ -69,28 +68,33 @@ def ratios(comparison: dict[str, Any]) -> list[str]:
 
 def aim(row: dict[str, Any]) -> str:
     """Whether an aim of the project is reached, in a sentence."""
-    interval = f" ({row['interval'][0]:.2f} to {row['interval'][1]:.2f})" if row["interval"] else ""
+    interval = ""
+    if row["interval"]:
+        low, high = row["interval"]
+        holds = f", which holds {row['wanted']:g}" if low <= row["wanted"] <= high else ""
+        interval = f" ({low:.2f} to {high:.2f}{holds})"
     against = f" against {row['against']}" if row["against"] else ""
     found = f"{row['found']:.2f}" if row["interval"] else f"{row['found']:.4g}"
     limit = f"; {row['limit']}" if row["limit"] else ""
-    return (
-        f"{row['model']}: {row['aim']}: {'reached' if row['reached'] else 'missed'}, {row['engine']}{against} "
-        f"{found}{interval}{limit}"
-    )
+    verdict = "reached" if row["reached"] else "missed"
+    return f"{row['model']}: {row['aim']}: {verdict}, {row['engine']}{against} {found}{interval}{limit}"
 
 
 def beside(comparison: dict[str, Any]) -> list[str]:
     """What a comparison tells apart from its table: the cross-check, and who did not take part."""
     found = []
-    check = comparison.get("cross_check")
-    if check and check["difference"] is not None:
+    check = comparison["cross_check"]
+    if check:
         found.append(
             f"{check['tool']} takes {check['theirs_ms']:.2f} ms where this bench takes {check['ours_ms']:.2f} ms "
             f"({100 * check['difference']:+.1f} %)"
         )
     if check and check["why"]:
         found.append(f"{check['tool']}: {check['why']}")
-    return found + [f"{row['name']} left out: {row['why']}" for row in comparison.get("skipped") or ()]
+    idle = [row["idle_cpu"] for row in comparison["contenders"] if row.get("idle_cpu") is not None]
+    if idle:
+        found.append(f"between its turns no contender used more than {100 * max(idle):.1f} % of a core")
+    return found + [f"{row['name']} left out: {row['why']}" for row in comparison["skipped"]]
 
 
 def conditions(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -125,6 +129,7 @@ def counting(report: dict[str, Any]) -> list[str]:
     return [
         f"Counted: {settings['count_rule']}.",
         f"Warm-up: {settings['warmup_rule']}.",
+        *([f"Batches: {settings['batch_rule']}."] if settings.get("batch_rule") else []),
         "A percentile is a measured latency, never interpolated. Throughput is one frame after the other, without "
         "overlap of stages.",
         "Where a machine has no counter the report says so; nothing is estimated. Research use only.",

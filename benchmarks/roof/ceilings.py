@@ -58,7 +58,7 @@ def ceilings(threads: int, precisions: Sequence[str] = ("fp32", "int8")) -> dict
 def gpu_ceilings() -> dict[str, Any] | None:
     """`ceilings` of the GPU, in half precision, by PyTorch in a process of its own: `products` (`threads` is None),
     `bandwidth`. None without a GPU, or without a PyTorch that knows it."""
-    code = "import json, trainer.peers; print(json.dumps(trainer.peers.gpu_rates()))"
+    code = "import json, trainer.rates; print(json.dumps(trainer.rates.gpu_rates()))"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_GPU_SECONDS)
         rates = json.loads(done.stdout.strip().rpartition("\n")[2] or "null")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for counting: an engine can be opened and timed without onn
 WARM, RUNS = 4, 30
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 APART = "not timed apart"
+FASTEST_FIRST = ("int8", "fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Timed:
     op: str
     """the library's word for it"""
     precision: str
-    """`fp32`, `bf16`, `fp16` or `int8`: of what it multiplies"""
+    """one of FASTEST_FIRST: of what it multiplies"""
     ms: float
     """median over the runs"""
     origins: tuple[str, ...]
@@ -56,7 +57,8 @@ class Executed:
     ms: float
     mac: int
     """of the counted layers that it computes; 0 for all that is no product"""
-    bytes: int
+    bytes: int | None
+    """None where neither the library nor the count tells"""
 
 
 @dataclass(frozen=True)
@@ -161,13 +163,15 @@ def matched(timed: Sequence[Timed], counted: Sequence[Layer], graph: onnx.ModelP
         own = [left.pop(name) for name in tracer.products(layer.origins, left)]
         named = own[0].name if len(own) == 1 else layer.name
         if layer.bytes is None:
-            size = sum(one.bytes for one in own)
+            size = sum(one.bytes for one in own) if own else None
         else:  # libraries keep weights in layouts of their own, some out of sight: the count knows them
             size = layer.bytes + (sum(one.weight_bytes for one in own) if own else layer.constant_bytes)
         found.append(Executed(named, layer.op, layer.precision, layer.ms, sum(one.mac for one in own), size))
     if left:
         mac, size = sum(layer.mac for layer in left.values()), sum(layer.bytes for layer in left.values())
-        found.append(Executed(f"{APART}: {len(left)} layers", "", found[-1].precision, 0.0, mac, size))
+        # of which precision they are is not known: a floor must not be too high
+        fastest = min((layer.precision for layer in found), key=FASTEST_FIRST.index)
+        found.append(Executed(f"{APART}: {len(left)} layers", "", fastest, 0.0, mac, size))
     return found
 
 

@@ -66,7 +66,7 @@ def openvino(
     folder: Path, manifest: EngineManifest, threads: int, frames: Frames, warm: int, runs: int
 ) -> tuple[list[Timed], float]:
     with openvino_cpu.open_model(folder / MODEL_FILE, manifest.spec, manifest.max_batch, threads) as engine:
-        request = engine.count_layers()
+        request = engine.time_layers()
         seen: dict[str, list[float]] = defaultdict(list)
         times = []
         for i in range(warm + runs):

@@ -30,8 +30,9 @@ def roofline(folder: Path, threads: int, ceilings: dict[str, Any]) -> dict[str, 
     Returns:
         None where the backend tells no times of layers; else JSON values: `layers`, the ten slowest and one row for
         all others, each with `name`, `op`, `mac`, `bytes`, `ms`, `share` (of the sum over layers), `gmac_s`,
-        `of_ceiling` (floor / ms; None without a ceiling of that precision), `bound` (`arithmetic` or `bandwidth`);
-        `by_op`: `op`, `count`, `ms`, `share`, `mac`, the slowest first; `measured_ms` (without the profiler),
+        `of_ceiling` (floor / ms), `bound` (`arithmetic` or `bandwidth`), both None without a ceiling of that precision
+        or where nobody tells the bytes; `by_op`: `op`, `count`, `ms`, `share`, `mac`, the slowest first; `measured_ms`
+        (without the profiler),
         `profiled_ms`, `sum_ms` (of the layers), `floor_ms`, `of_ceiling` (floor / measured), `products_share` (of the
         layers' time, what goes into products), `counted_bytes` (of the graph, by `COUNT_RULE`), `method`.
 
@@ -85,9 +86,9 @@ class _Machine:
         rate = self._products.get(precision)
         return None if rate is None else mac / rate
 
-    def bandwidth_ms(self, size: int) -> float | None:
+    def bandwidth_ms(self, size: int | None) -> float | None:
         """At the best rate of arrays of this size or larger: smaller ones come out of a cache."""
-        if self._memory is None:
+        if self._memory is None or size is None:
             return None
         return size / max([rate for at_least, rate in self._sizes if at_least >= size], default=self._memory)
 
@@ -95,9 +96,12 @@ class _Machine:
         arithmetic, bandwidth = self.arithmetic_ms(layer.mac, layer.precision), self.bandwidth_ms(layer.bytes)
         return None if arithmetic is None or bandwidth is None else max(arithmetic, bandwidth)
 
-    def bound(self, layer: Executed) -> str:
+    def bound(self, layer: Executed) -> str | None:
+        """Which of both is longer; None where one is not known."""
         arithmetic, bandwidth = self.arithmetic_ms(layer.mac, layer.precision), self.bandwidth_ms(layer.bytes)
-        return "arithmetic" if layer.mac and (arithmetic or 0) >= (bandwidth or 0) else "bandwidth"
+        if arithmetic is None or bandwidth is None:
+            return None
+        return "arithmetic" if layer.mac and arithmetic >= bandwidth else "bandwidth"
 
 
 def _row(layer: Executed, total_ms: float, machine: _Machine) -> dict[str, Any]:
@@ -120,7 +124,8 @@ def _rest(layers: Sequence[Executed], total_ms: float, machine: _Machine) -> dic
     """One row for many layers; named are the operators that take most of their time."""
     ms, mac = sum(layer.ms for layer in layers), sum(layer.mac for layer in layers)
     floors = [machine.floor_ms(layer) for layer in layers]
-    within = dict.fromkeys(("arithmetic", "bandwidth"), 0.0)
+    sizes = [layer.bytes for layer in layers]
+    within: dict[str | None, float] = defaultdict(float)
     for layer in layers:
         within[machine.bound(layer)] += layer.ms
     ops = [f"{row['count']} {row['op']} {row['share']:.1%}" for row in _by_op(layers, total_ms)]
@@ -129,7 +134,7 @@ def _rest(layers: Sequence[Executed], total_ms: float, machine: _Machine) -> dic
         "op": ", ".join(ops[:SLOWEST]),
         "precision": None,
         "mac": mac,
-        "bytes": sum(layer.bytes for layer in layers),
+        "bytes": None if None in sizes else sum(filter(None, sizes)),
         "ms": ms,
         "share": ms / total_ms,
         "gmac_s": mac / ms / 1e6 if ms else None,

@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmt_edge.errors import SourceError
+from ssmt_edge.errors import SourceError, UsageError
 from ssmt_edge.phantom import phantom
 from ssmt_edge.segment import Job, Segmenter
 from ssmt_edge.sources import Frame, open_source
@@ -45,8 +45,6 @@ class Latencies:
     stages_ms: dict[str, NDArray[np.float64]]
     """the same time split into `STAGES`: no `decode` for frames in memory; where the engine tells no times of a device,
     all of `infer` is `compute`, else what `infer` takes beyond those times is `host`"""
-    first_ms: float
-    """from the first request for a frame to the first mask, cold: with opening the source and looking ahead in it"""
     warmup_frames: int
     steady: bool
     """whether the warm-up ended because latency was steady; False when it was given up"""
@@ -65,6 +63,7 @@ def measure(segmenter: Segmenter, uri: str | None, iterations: int) -> Latencies
 
     Raises:
         SourceError: the source cannot be opened or holds no frame.
+        UsageError: it is live.
     """
     with closing(jobs(uri)) as supply:
         located = segmenter.locate(supply)  # finds the scan area once a stream, outside the stages
@@ -76,13 +75,10 @@ def measure(segmenter: Segmenter, uri: str | None, iterations: int) -> Latencies
             total = result.stages_ms.get("decode", 0.0) + 1e3 * (perf_counter() - start)
             return total, _split(segmenter.engine, result.stages_ms)
 
-        start = perf_counter()
-        step()
-        first_ms = 1e3 * (perf_counter() - start)
         warmup_frames, steady = warm_up(lambda: step()[0])
         steps = [step() for _ in range(iterations)]
     stages = {stage: np.array([spans[stage] for _, spans in steps]) for stage in STAGES if stage in steps[0][1]}
-    return Latencies(np.array([total for total, _ in steps]), stages, first_ms, 1 + warmup_frames, steady)
+    return Latencies(np.array([total for total, _ in steps]), stages, warmup_frames, steady)
 
 
 def _split(engine: Engine, stages_ms: dict[str, float]) -> dict[str, float]:
@@ -130,6 +126,7 @@ def in_memory(uri: str | None) -> list[Frame]:
 
     Raises:
         SourceError: the source cannot be opened or holds no frame.
+        UsageError: it is live.
     """
     with closing(jobs(uri)) as supply:
         frames = [job.frame for job in islice(supply, HELD)]
@@ -145,6 +142,11 @@ def _decoded(uri: str) -> Generator[Job, None, None]:
     while True:
         opening = perf_counter()
         with open_source(uri) as source:
+            if source.live:
+                raise UsageError(
+                    f"--source {source.name} is live: the time until its next frame comes would be taken for decoding; "
+                    "give a video, a DICOM cine or a folder of images"
+                )
             frames = iter(source)
             first = next(frames, None)
             if first is None:

@@ -5,7 +5,6 @@ Of an ONNX file that no engine folder holds: `python -m benchmarks.timing.memory
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,8 @@ from ssmt_edge.spec import Engine, ModelSpec
 
 FRAMES = 5
 METHOD = (
-    f"most resident memory (VmHWM) of a fresh process that opens the model and infers {FRAMES} frames one by one, "
-    "starting with Python, NumPy, OpenCV and ONNX Runtime loaded"
-)
-ENGINE_METHOD = (
-    f"resident: most memory (VmHWM) of a fresh process that opens the engine and infers {FRAMES} frames one by one, "
-    "starting with Python, NumPy, OpenCV and the engine's library loaded"
+    f"most resident memory (on Linux VmHWM) of a fresh process that opens the model and infers {FRAMES} frames one by "
+    "one, starting with Python, NumPy, OpenCV and the library behind it loaded"
 )
 DEVICE_METHOD = (
     "device: what NVML counts as used on the whole GPU after these frames, less what it counted before the engine was "
@@ -36,7 +31,7 @@ def engine_memory(engine: Path, threads: int) -> dict[str, Any]:
     """Memory of a fresh process that runs an engine folder of any backend.
 
     Returns:
-        MiB: `start` (None where the system does not tell), `peak`, both resident, and `device`, None for an engine of
+        MiB: `start` and `peak`, both resident, None where the system does not tell, and `device`, None for an engine of
         the CPU and where the GPU's driver does not tell (as on Jetsons); and `method`.
 
     Raises:
@@ -44,24 +39,24 @@ def engine_memory(engine: Path, threads: int) -> dict[str, Any]:
     """
     found = answer("memory", [str(engine.resolve()), str(threads)], f"memory of {engine.name}")
     device = found["device_mib"]
-    method = ENGINE_METHOD if device is None else f"{ENGINE_METHOD}; {DEVICE_METHOD}"
+    method = METHOD if device is None else f"{METHOD}; {DEVICE_METHOD}"
     return {"start": found["start_mib"], "peak": found["peak_mib"], "device": device, "method": method}
 
 
-def peak_memory(model: Path, spec: ModelSpec, threads: int) -> dict[str, float]:
+def peak_memory(model: Path, spec: ModelSpec, threads: int) -> dict[str, float | None]:
     """Memory of a fresh process that runs an ONNX model, by `METHOD`.
 
     Args:
         model: file of `engines.onnxruntime_cpu.build`.
 
     Returns:
-        `start_mib` and `peak_mib`.
+        `start_mib` and `peak_mib`, None where the system does not tell.
 
     Raises:
         EngineError: that process failed.
     """
     found = answer("memory", [str(model.resolve()), str(threads), spec.to_json()], f"memory of {model.name}")
-    return {"start_mib": found["start_mib"] or 0.0, "peak_mib": found["peak_mib"]}
+    return {"start_mib": found["start_mib"], "peak_mib": found["peak_mib"]}
 
 
 def resident_mib() -> float | None:
@@ -69,12 +64,16 @@ def resident_mib() -> float | None:
     return _status_mib("VmRSS")
 
 
-def peak_resident_mib() -> float:
-    """Most memory that this process ever held, MiB."""
+def peak_resident_mib() -> float | None:
+    """Most memory that this process ever held, MiB; None where the system does not tell."""
     # not getrusage where there is better: on Linux its peak includes what the parent process held
     peak = _status_mib("VmHWM")
     if peak is not None:
         return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -115,7 +114,8 @@ def _main(path: str, threads: str, spec_json: str | None = None) -> dict[str, An
             engine.infer(frame)
         device_after = _gpu_mib() if device_before is not None else None
     device = None if device_before is None or device_after is None else round(device_after - device_before, 1)
-    return {"start_mib": start and round(start, 1), "peak_mib": round(peak_resident_mib(), 1), "device_mib": device}
+    peak = peak_resident_mib()
+    return {"start_mib": start and round(start, 1), "peak_mib": peak and round(peak, 1), "device_mib": device}
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from ssmt_edge.spec import Engine
 
 TURN = Pace(calls=3, seconds=0.2)
 LONGEST_CALL_MS = 1000.0
-METHOD = (
+BATCH_RULE = (
     f"infer only; rounds over the batch sizes, each turn after {TURN.warm_calls} untimed calls, of at least "
     f"{TURN.calls} calls and {TURN.seconds:g} s; no batch of several whose call takes more than "
     f"{LONGEST_CALL_MS / 1e3:g} s; median over rounds of the round's median, 95 % percentile bootstrap over rounds"
 )
 
 
-def batches(engine: Engine, frames: NDArray[np.uint8], rounds: int = 5) -> list[dict[str, Any]]:
-    """Times of bare `infer` at batch 1, 2, 4 and so on up to the engine's largest batch, by `METHOD`.
+def batches(engine: Engine, frames: NDArray[np.uint8], rounds: int = 6) -> list[dict[str, Any]]:
+    """Times of bare `infer` at batch 1, 2, 4 and so on up to the engine's largest batch, by BATCH_RULE.
 
     Args:
         frames: network inputs, uint8 [M, 1, S, S], M >= 1, used in a circle.

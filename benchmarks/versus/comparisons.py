@@ -73,7 +73,8 @@ def _digests(checkpoints: Sequence[Path]) -> dict[Path, str]:
     """Of these files and the shipped one."""
     for path in checkpoints:
         if not path.is_file():
-            raise UsageError(f"--checkpoint {path} does not exist; give the file that an engine was built from")
+            what = "is not a file" if path.exists() else "does not exist"
+            raise UsageError(f"--checkpoint {path} {what}; give the file that an engine was built from")
     shipped = [CHECKPOINT] if CHECKPOINT.is_file() else []
     return {path: sha256(path) for path in (*shipped, *checkpoints)}
 
@@ -93,7 +94,7 @@ def compare_engines(
     threads: int = 1,
     progress: Progress = lambda what, done, total: None,
 ) -> list[dict[str, Any]]:
-    """Times the engines of each checkpoint and their peers in turns.
+    """Times the engines of each checkpoint with the same outputs, and their peers, in turns.
 
     Args:
         names: of the engines, all different and none of `benchmarks.versus.contenders.NAMES`.
@@ -110,17 +111,18 @@ def compare_engines(
         progress: called with (what is going on, steps done, steps).
 
     Returns:
-        An object a checkpoint that has several engines, or peers; see `report.schema.json`.
+        An object for each checkpoint and outputs with several engines, or peers; see `report.schema.json`.
 
     Raises:
         EngineError: the FP32 reference graph is missing or cannot be run.
         SsmtError: the source cannot be read. What fails with a contender is in `skipped`.
     """
-    digests = [manifest.checkpoint_sha256 for manifest in manifests]
     known = {digest: path for path, digest in _digests(checkpoints).items()}
+    # peers compute what the engines do: those with the gland are compared apart
+    kinds = [(manifest.checkpoint_sha256, manifest.outputs) for manifest in manifests]
     found = []
-    for digest in dict.fromkeys(digests):
-        at = [i for i, other in enumerate(digests) if other == digest]
+    for kind in dict.fromkeys(kinds):
+        at = [i for i, other in enumerate(kinds) if other == kind]
         if versus or len(at) > 1:
             ours = Ours(
                 [names[i] for i in at],
@@ -128,7 +130,7 @@ def compare_engines(
                 [manifests[i] for i in at],
                 [accuracies[i] if accuracies else None for i in at],
                 reference_graph(engines[at[0]]),
-                known.get(digest),
+                known.get(kind[0]),
             )
             found.append(_comparison(ours, versus, source, labelled, frames, rounds, threads, progress))
     return found
@@ -176,7 +178,7 @@ def _comparison(
                     stack.push(opening.pop_all())
                 opened[name] = contender
             except SsmtError as error:
-                skipped[name] = _without_paths(str(error), ours)
+                skipped[name] = str(error)
         given = folder / "frames.npy"
         np.save(given, inputs)
         pace = one_by_one(per_turn)
@@ -187,7 +189,7 @@ def _comparison(
             try:
                 checked = _cross_check(ours, opened[cross_check.CONTENDER], given, threads)
             except SsmtError as error:
-                skipped[cross_check.TOOL] = _without_paths(str(error), ours)
+                skipped[cross_check.TOOL] = str(error)
     medians = {name: round_medians(turns) for name, turns in taken.items()}
     return {
         "model": spec.model,
@@ -195,6 +197,7 @@ def _comparison(
         "engines": list(ours.names),
         "method": METHOD,
         "reference": f"{ours.graph.name} of {ours.names[0]} in a plain ONNX Runtime session",
+        "reference_sha256": sha256(ours.graph),
         "distinct_frames": len(inputs),
         "rounds": rounds,
         "frames_per_turn": per_turn,
@@ -210,11 +213,11 @@ def _comparison(
                 "mask_agreement": likenesses[name].mask_agreement,
                 "dice": (scores.get(name) or {}).get("dice"),
                 "dice_interval": (scores.get(name) or {}).get("interval"),
-                "pid_note": _note(taken[name]),
+                "idle_cpu": _idle_cpu(taken[name]),
             }
             for name, values in medians.items()
         ],
-        "skipped": [{"name": name, "why": why} for name, why in skipped.items()],
+        "skipped": [{"name": name, "why": _without_paths(why, ours)} for name, why in skipped.items()],
         "ratios": list(_ratios(ours.names, medians)),
         "cross_check": checked,
     }
@@ -237,15 +240,16 @@ def _cross_check(ours: Ours, contender: RemoteEngine, frames: Path, threads: int
 def _without_paths(reason: str, ours: Ours) -> str:
     """A reason for the report: paths may tell who the user is."""
     for path in (*ours.folders, *([ours.checkpoint] if ours.checkpoint else [])):
-        for at in (path, path.resolve()):
-            reason = reason.replace(str(at), at.name)
-    return reason
+        for at in (path.resolve(), path):  # the longer one first: the other may be its end
+            if len(at.parts) > 1:
+                reason = reason.replace(str(at), at.name)
+    home = Path.home()  # of caches and packages
+    return reason.replace(str(home), "~") if len(home.parts) > 1 else reason
 
 
-def _note(taken: list[dict[str, Any]]) -> str | None:
-    """Whether a contender rested while others had their turn."""
-    idle = [turn["idle_cpu"] for turn in taken if turn["idle_cpu"] is not None]
-    return f"own process; between its turns it used {max(idle):.1%} of a core at most" if idle else None
+def _idle_cpu(taken: list[dict[str, Any]]) -> float | None:
+    """Whether a contender rested while others had their turn: the most of a core that it used meanwhile."""
+    return max((turn["idle_cpu"] for turn in taken if turn["idle_cpu"] is not None), default=None)
 
 
 def _ratios(ours: Sequence[str], medians: Mapping[str, NDArray[np.float64]]) -> Iterator[dict[str, Any]]:

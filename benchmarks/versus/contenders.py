@@ -27,7 +27,8 @@ _RUN_BY = {
     "torch": "PyTorch eager, FP32, channels last",
     "torch-compile": "torch.compile (Inductor, max-autotune, frozen weights), FP32, channels last",
     "onnxruntime": "ONNX Runtime, default session",
-    "openvino": "OpenVINO CPU, latency hint, FP32 where not quantised, fixed to batch 1",
+    "openvino": "OpenVINO CPU, latency hint, FP32, fixed to batch 1",
+    "openvino:same": "OpenVINO CPU, latency hint, precision of its own choice, fixed to batch 1",
 }
 _ON_GPU = {
     "torch": "PyTorch eager on the GPU, FP16, channels last",
@@ -53,8 +54,8 @@ def library_of(name: str) -> str:
 
 
 def given_to(name: str) -> str:
-    """A key of `_GIVEN`: "", "same" or "plain"."""
-    return name.partition(":")[2]
+    """A key of `_GIVEN`: "", "same" or "plain"; what is before the last colon may be an engine's name with colons."""
+    return name.rpartition(":")[2] if ":" in name else ""
 
 
 def how(name: str, gpu: bool = False) -> str:
@@ -63,7 +64,7 @@ def how(name: str, gpu: bool = False) -> str:
     if PACKAGES[library] == "torch":
         what = _GIVEN["plain"] if given else "the checkpoint with the outputs and the folding of the reference graph"
         return f"{(_ON_GPU if gpu else _RUN_BY)[library]}: {what}"
-    return f"{_RUN_BY[library]}: {_GIVEN[given]}"
+    return f"{_RUN_BY.get(f'{library}:{given}', _RUN_BY[library])}: {_GIVEN[given]}"
 
 
 def needs_checkpoint(name: str) -> bool:
@@ -101,7 +102,7 @@ def open_contender(
     """A contender as an Engine of batch 1; arguments are JSON values because they come from another process.
 
     Args:
-        library: a key of `PACKAGES`, or `openvino-bare`.
+        library: `torch` or `torch-compile` for a checkpoint, a key of `GRAPH_PEERS` for a graph.
         spec: the engines' ModelSpec as JSON.
         threads: threads of computation, at least 1.
         graph: ONNX file, for all but PyTorch.
@@ -169,9 +170,12 @@ class OpenVinoPeer(BaseEngine):
         super().__init__(spec, max_batch=1)
         model = openvino.Core().read_model(graph)
         model.reshape([1, 1, spec.input_size, spec.input_size])
-        settings = {"PERFORMANCE_HINT": "LATENCY", **openvino_settings(threads)}
+        settings = {"PERFORMANCE_HINT": "LATENCY", **self._settings(threads)}
         self.request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         self._names = [output.get_any_name() for output in model.outputs]
+
+    def _settings(self, threads: int) -> dict[str, str]:
+        return openvino_settings(threads)
 
     def infer(self, frames: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """uint8 [1, 1, S, S] to the graph's outputs by name."""
@@ -183,6 +187,16 @@ class OpenVinoPeer(BaseEngine):
 def openvino_settings(threads: int) -> dict[str, str]:
     """Besides the hint; without the precision OpenVINO computes in bfloat16 where the processor can: other outputs."""
     return {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": "f32"}
+
+
+class OpenVinoSame(OpenVinoPeer):
+    """A quantised graph as OpenVINO runs it unasked: what is not quantised in bfloat16 where the processor can.
+
+    Engines of `engines.openvino_cpu` use bfloat16 in such graphs, too: a peer held to FP32 would be handicapped.
+    """
+
+    def _settings(self, threads: int) -> dict[str, str]:
+        return {"INFERENCE_NUM_THREADS": str(threads)}
 
 
 class OpenVinoBare(OpenVinoPeer):
@@ -197,6 +211,8 @@ class OpenVinoBare(OpenVinoPeer):
 
 GRAPH_PEERS: dict[str, Callable[[Path, ModelSpec, int], Engine]] = {
     "onnxruntime": OnnxRuntimePeer,
+    "onnxruntime:same": OnnxRuntimePeer,
     "openvino": OpenVinoPeer,
+    "openvino:same": OpenVinoSame,
     "openvino-bare": OpenVinoBare,
 }

@@ -99,5 +99,8 @@ def benchmark_app_ms(graph: Path, input_size: int, threads: int) -> float:
         if done.returncode or not report.is_file():
             words = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line] or ["no reason"]
             raise EngineError(f"{TOOL} failed: {words[0].removeprefix('[ ERROR ]').strip()}")
-        found = json.loads(report.read_text(encoding="utf-8"))
-    return float(found["execution_results"]["latency (ms)"])
+        try:
+            found = json.loads(report.read_text(encoding="utf-8"))
+            return float(found["execution_results"]["latency (ms)"])
+        except (ValueError, KeyError, TypeError):
+            raise EngineError(f"the report of this version of {TOOL} holds no latency") from None

@@ -62,6 +62,7 @@ def openers(ours: Ours, versus: Sequence[str], threads: int, folder: Path) -> tu
             found[name] = partial(open_peer, name, ours.spec, how)
         elif given == "same":
             files = _quantised(ours)
+            how["library"] = f"{library}:{given}"
             for engine, path in files.items():
                 called = name if len(files) == 1 else f"{library} {engine}:{given}"
                 found[called] = partial(open_peer, called, ours.spec, {**how, "graph": str(path)})

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from ssmt_edge.errors import EngineError, SsmtError
 from ssmt_edge.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0  # seconds that a worker has to end after its last request
+PATIENCE = 20.0  # seconds that a worker has to end, once it reads or writes no more
 LIMIT_SECONDS = 3600.0  # for an answer: builds and compilers take long, and compilers run at the first inference
 Say = Callable[[str], None]
 _Self = TypeVar("_Self", bound="Process")
@@ -108,19 +109,30 @@ class Process:
     def _kill(self) -> None:
         """Ends it and what it started, such as compilers, the hard way."""
         if self._process.poll() is None:  # else the number may be another's by now
-            os.killpg(self._process.pid, signal.SIGKILL)
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:  # Windows
+                self._process.kill()
 
     def _ended(self) -> SsmtError:
-        code = self._process.wait()
+        code = self._wait()
         if self._late is not None:
             return EngineError(f"{self.name} did not answer within {self._late:g} s and was ended")
         words = self._file_of_words.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(words) if line.strip()), "nothing")
         where = f" in {self._log}" if self._log else ""
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        if code == -signal.SIGKILL:
+        if how == "SIGKILL":
             how += " (the memory may have run out)"
         return EngineError(f"the process of {self.name} ended with {how}; its last words{where}: {last}")
+
+    def _wait(self) -> int:
+        """Its exit code, when it has ended: by itself or, where it takes too long, the hard way."""
+        try:
+            return self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._give_up(PATIENCE)
+            return self._process.wait()
 
     def file(self, suffix: str) -> Path:
         """A new name for an array that both sides read."""
@@ -129,12 +141,9 @@ class Process:
     def close(self) -> None:
         """Ends the process: by the end of its input, or the hard way."""
         assert self._process.stdin and self._process.stdout
-        try:
+        with suppress(OSError):  # of a request that was not read
             self._process.stdin.close()
-            self._process.wait(PATIENCE)
-        except (OSError, subprocess.TimeoutExpired):
-            self._kill()
-            self._process.wait()
+        self._wait()
         self._process.stdout.close()
         self._exchange.cleanup()
 

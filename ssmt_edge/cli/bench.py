@@ -95,7 +95,7 @@ def _show(report: dict[str, Any], paths: list[Path]) -> None:
     console = Console()
     for engine in report["engines"]:
         found = tables.latency(engine)
-        memory = f"{engine['memory_mib']['peak']:.0f} MiB at most"
+        memory = f"MiB at most: {tables.number(engine['memory_mib']['peak'], '.0f')}"
         about = f"{engine['model']} {engine['precision'].upper()} on {engine['backend']}"
         cost = f"{engine['gmac']:.3f} GMAC, {engine['parameters'] / 1e6:.2f} M parameters, {memory}"
         table(f"{engine['name']}: {about}; {cost}", found.head, found.rows)

@@ -28,7 +28,7 @@ def bench_compare(
 
     with needs("benchmarks"):
         from benchmarks.change.judge import compare_reports
-        from benchmarks.change.text import machine, markdown, tables, worse
+        from benchmarks.change.text import machine, markdown, tables, unpaired, worse
         from benchmarks.report.schema import read_report
     if not isfinite(tolerance):
         raise UsageError(f"--tolerance {tolerance:g} makes no sense; expected per cent, 0 or more")
@@ -44,7 +44,8 @@ def bench_compare(
     else:
         for text in change["cautions"]:
             say(f"caution: {text}")
-        say(machine(change))
+        for text in filter(None, (machine(change), unpaired(change))):
+            say(text)
         for made in tables(change):
             table(made.title, made.head, made.rows)
     if change["verdict"] == "worse":
