@@ -100,8 +100,11 @@ def _show(report: dict[str, Any], paths: list[Path]) -> None:
         cost = f"{engine['gmac']:.3f} GMAC, {engine['parameters'] / 1e6:.2f} M parameters, {memory}"
         table(f"{engine['name']}: {about}; {cost}", found.head, found.rows)
     for comparison in report["comparisons"]:
-        rows = tables.contenders(comparison)
-        table(f"{comparison['model']}: infer, {comparison['rounds']} rounds in turns", rows.head, rows.rows)
+        found = tables.contenders(comparison)
+        columns = [i for i, name in enumerate(found.head) if name != "how"]  # words that no terminal is wide enough for
+        rows = [[row[i] for i in columns] for row in found.rows]
+        title = f"{comparison['model']}: infer, {comparison['rounds']} rounds in turns"
+        table(title, [found.head[i] for i in columns], rows)
         lines = [f"left out: {row['name']}: {row['why']}" for row in comparison["skipped"]]
         for line in [*ratios(comparison), *lines]:
             console.print(line, highlight=False, markup=False)
