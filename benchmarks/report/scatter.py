@@ -121,8 +121,12 @@ def roofline(engine: dict[str, Any], ceilings: dict[str, Any]) -> str:
         if begin < x.high:
             parts.append(f'<path class="roof" d="M{x(begin):.1f} {level:.1f}H{RIGHT}"/>')
             words = f"{row['precision'].upper()} {row['gmac_s']:.0f} GMAC/s"
-            parts.append(text(RIGHT, level - 6, words, "end", "strong"))
-            labels.taken.append((RIGHT - 7 * len(words), level - 18, RIGHT, level))
+            width = 7 * len(words)
+            over = (RIGHT - width, level - 18, RIGHT, level)
+            under = any(box[2] > over[0] and box[1] < over[3] and box[3] > over[1] for box in labels.taken)
+            line = level + 14 if under else level - 6  # two precisions of about one rate
+            parts.append(text(RIGHT, line, words, "end", "strong"))
+            labels.taken.append((RIGHT - width, line - 12, RIGHT, line + 6))
     for _, row in layers:
         labels.avoid(x(row["mac"] / row["bytes"]), y(row["gmac_s"]), 4)
     places = [(i, row, (x(row["mac"] / row["bytes"]), y(row["gmac_s"]))) for i, row in layers]
