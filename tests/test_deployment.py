@@ -76,7 +76,7 @@ def test_every_verb_and_option_of_the_page_exists() -> None:
     assert {"build-engine", "verify", "doctor", "bench", "run", "export"} <= seen
     options = set(re.findall(r"`(--[a-z][a-z-]+)(?: [A-Z0-9][^`]*)?`", PAGE.read_text(encoding="utf-8")))
     build = {name for parameter in verbs["build-engine"].params for name in parameter.opts}
-    assert options - build == {"--trt-python", "--build-arg"}  # of the GPU script, of docker
+    assert options - build == {"--trt-python", "--build-arg", "--vs"}  # of the GPU script, of docker, of bench
 
 
 def test_every_option_of_the_gpu_script_in_the_page_exists(monkeypatch: pytest.MonkeyPatch) -> None:
