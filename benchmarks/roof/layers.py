@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines import open_engine, read_manifest, reference_graph
+from engines.onnxruntime_cpu import MODEL_FILE
 from engines.parity import Frames, phantom_frames
 from ssmt_edge.errors import EngineError
 from ssmt_edge.spec import EngineManifest
@@ -137,7 +138,7 @@ def _graph(folder: Path) -> onnx.ModelProto:
     """The graph that the engine was made from: with its Q/DQ pairs where the library reads ONNX."""
     import onnx
 
-    model = folder / "model.onnx"
+    model = folder / MODEL_FILE
     return onnx.load(str(model if model.is_file() else reference_graph(folder)))
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks.versus.contenders import PACKAGES, given_to, library_of
 from benchmarks.versus.processes import Process, RemoteEngine
+from engines.onnxruntime_cpu import MODEL_FILE
 from ssmt_edge.errors import SsmtError
 from ssmt_edge.files import cache_folder
 from ssmt_edge.spec import EngineManifest, ModelSpec
 
-MODEL_FILE = "model.onnx"
 Opener = Callable[[], AbstractContextManager[RemoteEngine]]
 
 

@@ -40,7 +40,7 @@ def demo(
         build_engine(weights.ONNX, engine, BuildOptions("int8", calib=weights.CALIBRATION), say=say)
         say(f"2 of 3: {Path(cine).name} through the engine")
         run(engine, [cine], sink=[str(overlay), str(records)])
-        say("3 of 3: how fast it is here, in half a minute")
+        say("3 of 3: how fast it is here, layer by layer")
         report = run_bench([engine], source=cine, frames=frames)
         reports = write_reports(report, out)
     _close(engine, overlay, records, reports, report)
