@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ class OpenVinoEngine(BaseEngine):
     def __init__(self, path: Path, spec: ModelSpec, max_batch: int, threads: int) -> None:
         """EngineError where OpenVINO cannot load or compile the file."""
         super().__init__(spec, max_batch)
-        openvino = _library()
         # without the precision hint OpenVINO computes in bfloat16 where the processor can: other outputs
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -40,8 +40,7 @@ class OpenVinoEngine(BaseEngine):
         self._path = path
         self._requests: dict[int, Any] = {}
         try:
-            self._core = openvino.Core()
-            self._model = self._core.read_model(path)
+            self._model = core().read_model(path)
             self._model.reshape([1, 1, spec.input_size, spec.input_size])
             resize_by_products(self._model)
             if computes_in_bfloat16():
@@ -68,7 +67,7 @@ class OpenVinoEngine(BaseEngine):
     def _compile(self, batch: int) -> Any:
         try:
             self._model.reshape([batch, 1, self.spec.input_size, self.spec.input_size])
-            return self._core.compile_model(self._model, "CPU", self._settings).create_infer_request()
+            return core().compile_model(self._model, "CPU", self._settings).create_infer_request()
         except Exception as error:
             raise _cannot_load(self._path, error) from None
 
@@ -80,7 +79,7 @@ class OpenVinoEngine(BaseEngine):
 
     def close(self) -> None:
         self._requests = {}
-        self._model = self._core = None
+        self._model = None
 
 
 def missing() -> list[str]:
@@ -93,9 +92,20 @@ def missing() -> list[str]:
     return []
 
 
+@cache
+def core() -> Any:
+    """The process's one `openvino.Core`, kept until it ends.
+
+    The CPU plugin of every Core gives its thread an alternate signal stack (which AMX needs) and frees it when it goes.
+    Two that go in the order in which they came leave the thread with one that is gone, and then the next signal that
+    Python handles (Ctrl-C, the end of a child of PyTorch's loader) kills the process without a word.
+    """
+    return _library().Core()
+
+
 def computes_in_bfloat16() -> bool:
     """Whether OpenVINO is installed and this CPU has products of bfloat16."""
-    return not missing() and "BF16" in _library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return not missing() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def version() -> str:

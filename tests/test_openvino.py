@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import in_subprocess
+from commands import ROOT, in_subprocess
 
 onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
@@ -123,6 +125,25 @@ def test_without_openvino_the_extra_is_named(fp32: Path, monkeypatch: pytest.Mon
     assert backend("openvino").missing() == ["the Python package openvino (pip install 'ssmt-edge[openvino]')"]
     with pytest.raises(BackendUnavailable, match=r"pip install 'ssmt-edge\[openvino\]'"):
         open_engine(fp32)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no signals of its own")
+def test_signals_arrive_after_engines_were_closed(fp32: Path) -> None:
+    """Two OpenVINO cores freed in the order in which they came leave no stack for signal handlers."""
+    code = f"""
+import gc, os, signal
+from pathlib import Path
+from engines import openvino_cpu, read_manifest
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+folder = Path({str(fp32)!r})
+engines = [openvino_cpu.open(folder, read_manifest(folder), threads=1) for _ in range(2)]
+while engines:
+    engines.pop(0).close()
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def test_the_library_is_imported_when_it_is_needed() -> None:

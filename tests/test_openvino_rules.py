@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from engines import openvino_cpu, read_manifest  # noqa: E402
 from engines.graph import load_graph  # noqa: E402
+from engines.openvino_cpu import core  # noqa: E402
 from engines.openvino_rules import resize_by_products, shorten_floats  # noqa: E402
 from engines.parity import phantom_frames  # noqa: E402
 
@@ -34,7 +35,7 @@ def short(model: Any) -> dict[str, str]:
 
 
 def run(model: Any, *inputs: Any) -> list[Any]:
-    compiled = openvino.Core().compile_model(model, "CPU", F32)
+    compiled = core().compile_model(model, "CPU", F32)
     return [value.copy() for value in compiled(list(inputs)).values()]
 
 
@@ -87,25 +88,25 @@ def test_a_convolution_is_shortened_where_its_result_is_rounded_anyway(
     channels: int, read_as_well: bool, rounded: bool, kinds: set[str]
 ) -> None:
     content = convolution_and_rounding(channels, read_as_well, rounded)
-    model = openvino.Core().read_model(content)
+    model = core().read_model(content)
     shorten_floats(model)
     assert set(short(model).values()) == kinds
     x = np.random.default_rng(4).normal(size=(1, channels, 12, 12)).astype(np.float32)
-    found, plain = run(model, x)[0], run(openvino.Core().read_model(content), x)[0]
+    found, plain = run(model, x)[0], run(core().read_model(content), x)[0]
     # values of up to 25 lose 2^-9 of themselves at most, which moves them by one step of 0.1 or not at all
     assert np.abs(found - plain).max() <= 0.1001
     assert np.mean(found != plain) < 0.2
 
 
 def test_a_network_loses_nothing_to_it(int8_engine: Path, tiny_graph: Path) -> None:
-    before, after = (openvino.Core().read_model(int8_engine / "model.onnx") for _ in range(2))
+    before, after = (core().read_model(int8_engine / "model.onnx") for _ in range(2))
     shorten_floats(after)
     kinds = list(short(after).values())
     attention = sum(node.get_type_name() == "Softmax" for node in after.get_ordered_ops())
     assert attention > 0
     assert (kinds.count("Softmax"), kinds.count("MatMul")) == (attention, 2 * attention)
     assert "Convolution" not in kinds  # the stem and the head are the only float ones
-    exact = openvino.Core().read_model(int8_engine / "reference.onnx")
+    exact = core().read_model(int8_engine / "reference.onnx")
     frames = phantom_frames(load_graph(tiny_graph).spec, 4, seed=5)
     exact.reshape([4, 1, 64, 64])
     for model in (before, after):
@@ -128,7 +129,7 @@ def test_an_engine_shortens_where_the_processor_can(
 
 
 def test_fp32_stays_fp32(tiny_graph: Path) -> None:
-    model = openvino.Core().read_model(tiny_graph)
+    model = core().read_model(tiny_graph)
     count = len(model.get_ordered_ops())
     shorten_floats(model)
     assert (short(model), len(model.get_ordered_ops())) == ({}, count)
@@ -161,16 +162,16 @@ def test_resizing_by_products_is_resizing(
     content = resizing(channels, before, after, mode, where).SerializeToString()
     x = np.random.default_rng(1).normal(size=(2, channels, *before)).astype(np.float32)
     (expected,) = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    model = openvino.Core().read_model(content)
+    model = core().read_model(content)
     resize_by_products(model)
     kinds = {node.get_type_name() for node in model.get_ordered_ops()}
     assert ("MatMul" in kinds, "Interpolate" in kinds) == (replaced, not replaced)
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled({0: x})[0], expected, atol=1e-5)
 
 
 def test_the_head_of_a_network_is_resized_so(tiny_graph: Path) -> None:
-    model = openvino.Core().read_model(tiny_graph)
+    model = core().read_model(tiny_graph)
     model.reshape([1, 1, 64, 64])
     before = sum(node.get_type_name() == "MatMul" for node in model.get_ordered_ops())
     resize_by_products(model)

@@ -114,14 +114,12 @@ def _openvino(model: bytes, feed: NDArray[Any], threads: int, floats: str) -> Ru
     """None where OpenVINO is not installed, or does not take the graph."""
     if openvino_cpu.missing():
         return None
-    import openvino
-
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": floats,
     }
-    core = openvino.Core()
+    core = openvino_cpu.core()
     try:
         request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
     except RuntimeError:

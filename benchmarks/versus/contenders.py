@@ -165,13 +165,13 @@ class OpenVinoPeer(BaseEngine):
     """The graph compiled by OpenVINO for the CPU."""
 
     def __init__(self, graph: Path, spec: ModelSpec, threads: int) -> None:
-        import openvino
+        from engines.openvino_cpu import core
 
         super().__init__(spec, max_batch=1)
-        model = openvino.Core().read_model(graph)
+        model = core().read_model(graph)
         model.reshape([1, 1, spec.input_size, spec.input_size])
         settings = {"PERFORMANCE_HINT": "LATENCY", **self._settings(threads)}
-        self.request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        self.request = core().compile_model(model, "CPU", settings).create_infer_request()
         self._names = [output.get_any_name() for output in model.outputs]
 
     def _settings(self, threads: int) -> dict[str, str]:
