@@ -195,7 +195,7 @@ def test_a_request_that_takes_too_long_ends_its_process_and_what_that_started(sl
         process.ask("ready")
         with pytest.raises(EngineError, match=r"the sleeper did not answer within 1 s"):
             process.ask("sleep", said.append, limit_seconds=1)
-        assert not any(alive(int(pid)) for pid in said[0].split())
+        wait_until(lambda: not any(alive(int(pid)) for pid in said[0].split()), 10)
         with pytest.raises(EngineError, match="the sleeper"):  # and it stays ended
             process.ask("sleep")
 
