@@ -39,8 +39,9 @@ class OpenVinoEngine(BaseEngine):
         }
         self._path = path
         self._requests: dict[int, Any] = {}
+        library = core()  # what is missing is told as that, not as a file that cannot be loaded
         try:
-            self._model = core().read_model(path)
+            self._model = library.read_model(path)
             self._model.reshape([1, 1, spec.input_size, spec.input_size])
             resize_by_products(self._model)
             if computes_in_bfloat16():
@@ -99,8 +100,17 @@ def core() -> Any:
     The CPU plugin of every Core gives its thread an alternate signal stack (which AMX needs) and frees it when it goes.
     Two that go in the order in which they came leave the thread with one that is gone, and then the next signal that
     Python handles (Ctrl-C, the end of a child of PyTorch's loader) kills the process without a word.
+
+    Raises:
+        BackendUnavailable: OpenVINO is missing, or does not start.
     """
-    return _library().Core()
+    library = _library()
+    try:
+        return library.Core()
+    except Exception as error:  # a plugin that is missing or broken
+        raise BackendUnavailable(
+            f"OpenVINO does not start ({_line(error)}); install it again, or use --backend onnxruntime"
+        ) from None
 
 
 def computes_in_bfloat16() -> bool:

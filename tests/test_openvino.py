@@ -16,7 +16,7 @@ from commands import ROOT, in_subprocess
 onnx = pytest.importorskip("onnx")
 openvino = pytest.importorskip("openvino")
 
-from engines import backend, device, open_engine, read_manifest  # noqa: E402
+from engines import backend, device, open_engine, openvino_cpu, read_manifest  # noqa: E402
 from engines.build import build_engine  # noqa: E402
 from engines.graph import load_graph  # noqa: E402
 from engines.onnxruntime_cpu import open_graph  # noqa: E402
@@ -125,6 +125,15 @@ def test_without_openvino_the_extra_is_named(fp32: Path, monkeypatch: pytest.Mon
     assert backend("openvino").missing() == ["the Python package openvino (pip install 'ssmt-edge[openvino]')"]
     with pytest.raises(BackendUnavailable, match=r"pip install 'ssmt-edge\[openvino\]'"):
         open_engine(fp32)
+
+
+def test_an_openvino_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("Exception from somewhere:\nno plugin for CPU")
+
+    monkeypatch.setattr(openvino, "Core", broken)
+    with pytest.raises(BackendUnavailable, match=r"does not start \(no plugin for CPU\); install it again"):
+        openvino_cpu.core.__wrapped__()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals of its own")
